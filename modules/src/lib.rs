@@ -1,0 +1,3 @@
+//! What is computed: every network, loss, mask, probe and data source, as plain burn modules.
+
+pub mod rng;
