@@ -3,6 +3,7 @@
 //! Reading order: `experiment` (the YAML file as types), `graph` (its checked form), `node` (what
 //! a vertex can do), `frame` (what travels).
 
+pub mod checkpoint;
 pub mod diagnostic;
 pub mod dims;
 pub mod entry;
