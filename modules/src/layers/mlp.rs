@@ -48,6 +48,13 @@ impl Mlp {
         Self { fc1, fc2: init.linear(hidden, outputs, true, shrink), gelu }
     }
 
+    /// As [`Mlp::new`], with a second matrix that starts at 0, so that the layer starts as 0.
+    pub fn zero_end(sizes: [usize; 3], gelu: Gelu, init: &Init) -> Self {
+        let mut mlp = Self::new(sizes, gelu, 1.0, init);
+        mlp.fc2.weight = init.constant([sizes[1], sizes[2]], 0.0);
+        mlp
+    }
+
     /// `[.., inputs]`; returns `[.., outputs]`.
     pub fn forward<const R: usize>(&self, x: Tensor<R>) -> Tensor<R> {
         self.fc2.forward(self.gelu.apply(self.fc1.forward(x)))

@@ -10,3 +10,4 @@ pub mod patch_embed;
 pub mod pool;
 pub mod positions;
 pub mod tokens;
+pub mod size;
