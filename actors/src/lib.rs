@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Who runs it, when and where.
+
+pub mod transport;
