@@ -3,12 +3,15 @@
 //! Reading order: `message` (all that is ever sent), `node_actor` (one vertex at work),
 //! `supervisor` (the main loop).
 
+pub mod agent;
 mod assign;
 pub mod checkpointer;
 pub mod clock;
 pub mod crew;
 pub mod edge;
+pub mod fleet;
 pub mod hosts;
+pub mod letter;
 pub mod message;
 pub mod node_actor;
 pub mod observer;

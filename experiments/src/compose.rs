@@ -1,6 +1,6 @@
 //! From a checked graph to a running supervisor: the only place that knows modules and actors.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use actors::checkpointer::{Checkpointer, Policy};
 use actors::clock::RealClock;
 use actors::crew::Crew;
 use actors::edge::Directory;
-use actors::hosts::Hosts;
+use actors::fleet::{Fleet, Setup};
+use actors::hosts::{Hosts, Remote};
 use actors::message::Event;
 use actors::node_actor::{Factory, Reporter};
 use actors::observer::{Audience, Happening, Observer, Verdict};
@@ -99,8 +100,10 @@ fn start(
         #[expect(clippy::disallowed_methods, reason = "events are few and must not be lost")]
         late.get().do_send(event);
     });
-    let crew = Crew::new(factory(), report, Directory::default());
-    let hosts = Hosts::new(crew, BTreeMap::new(), None);
+    let directory = Directory::default();
+    let fleet = fleet(graph, run, &report, &directory)?;
+    let crew = Crew::new(factory(), report, directory);
+    let hosts = Hosts::new(crew, graph.experiment.place.clone(), fleet);
     let charge = Charge {
         graph: graph.clone(),
         hosts,
@@ -116,6 +119,38 @@ fn start(
         Supervisor::start_in_arbiter(&arbiter.handle(), move |_| Supervisor::new(charge));
     events.send(supervisor.clone()).context("the supervisor died")?;
     Ok(supervisor)
+}
+
+/// The agents of an experiment, if it places nodes on any.
+fn fleet(
+    graph: &Graph,
+    run: &Path,
+    report: &Reporter,
+    directory: &Directory,
+) -> anyhow::Result<Option<Box<dyn Remote>>> {
+    let experiment = &graph.experiment;
+    let used: BTreeSet<&String> = experiment.place.values().collect();
+    if used.is_empty() {
+        return Ok(None);
+    }
+    let hosts = experiment.hosts.iter().filter(|(name, _)| used.contains(name));
+    let setup = Setup {
+        hosts: hosts.map(|(name, host)| (name.clone(), host.clone())).collect(),
+        place: experiment.place.clone(),
+        nodes: experiment.graph.keys().cloned().collect(),
+        program: std::env::current_exe().context("cannot find this program")?,
+        folder: socket_folder(run),
+        keys: experiment.run.keys.clone(),
+        report: report.clone(),
+        directory: directory.clone(),
+    };
+    Ok(Some(Box::new(Fleet::start(setup).context("cannot open sockets for agents")?)))
+}
+
+/// A private folder for sockets: their paths must be short, a run's directory may not be.
+fn socket_folder(run: &Path) -> PathBuf {
+    let name = format!("playhouse-{}-{}", std::process::id(), run.to_string_lossy().len());
+    std::env::temp_dir().join(name)
 }
 
 /// An address that is known a moment later.

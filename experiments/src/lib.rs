@@ -31,6 +31,8 @@ enum Command {
     Explain(cmd::explain::Args),
     New(cmd::new::Args),
     Status(cmd::status::Args),
+    Agent(cmd::agent::Args),
+    Keys(cmd::keys::Args),
 }
 
 /// Runs the command line. Exit codes: 0 done, 1 the work failed, 2 usage or unreadable input,
@@ -50,6 +52,8 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => cmd::explain::run(&args),
         Command::New(args) => cmd::new::run(&args),
         Command::Status(args) => cmd::status::run(&args),
+        Command::Agent(args) => cmd::agent::run(&args),
+        Command::Keys(args) => cmd::keys::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -195,13 +195,15 @@ pub struct RunConfig {
     pub max_restarts: u32,
     /// Seconds that restarts are counted over.
     pub restart_window: f64,
+    /// Folder with key files, as `playhouse keys` makes them, for agents started elsewhere.
+    pub keys: Option<PathBuf>,
     /// Seconds without any progress before the node that is waited for is reported as stuck.
     pub deadline: f64,
 }
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self { prefetch: 2, max_restarts: 3, restart_window: 300.0, deadline: 600.0 }
+        Self { prefetch: 2, max_restarts: 3, restart_window: 300.0, keys: None, deadline: 600.0 }
     }
 }
 

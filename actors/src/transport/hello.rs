@@ -270,7 +270,7 @@ impl Engine {
                 session.shares && session.side.is_none() && same(&session.nonce, &nonce)
             };
             if let Some((&id, session)) =
-                self.sessions.iter_mut().find(|(_, session)| wanted(&session))
+                self.sessions.iter_mut().find(|(_, session)| wanted(session))
             {
                 session.side = Some(side);
                 self.set_live(id);

@@ -117,6 +117,11 @@ impl Keys {
 }
 
 impl PublicKey {
+    /// The key itself.
+    pub fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+
     /// Reads the public key of a `.key` or `.key_secret` file.
     pub fn load(path: &Path) -> Result<Self, TransportError> {
         let text = read(path)?;

@@ -1,8 +1,10 @@
 //! Subcommands, one file each.
 
+pub(crate) mod agent;
 pub(crate) mod check;
 pub(crate) mod explain;
 pub(crate) mod graph;
+pub(crate) mod keys;
 pub(crate) mod list;
 pub(crate) mod new;
 pub(crate) mod plan;

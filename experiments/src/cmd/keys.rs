@@ -1,0 +1,36 @@
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use actors::transport::Keys;
+use anyhow::Context as _;
+
+/// Make CURVE key pairs for a supervisor and its agents
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Folder to write into; it is made readable by its owner only
+    folder: PathBuf,
+    /// Names of hosts; `supervisor` is always made
+    names: Vec<String>,
+}
+
+/// Writes `<name>.key` and `<name>.key_secret` for each name that has none.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&args.folder)
+        .with_context(|| format!("cannot make {}", args.folder.display()))?;
+    let supervisor = actors::agent::SUPERVISOR.to_owned();
+    for name in std::iter::once(&supervisor).chain(&args.names) {
+        if args.folder.join(format!("{name}.key_secret")).exists() {
+            println!("{name}: kept");
+            continue;
+        }
+        let (public, secret) = Keys::generate()?.save(&args.folder, name)?;
+        println!("{name}: {} (secret: {})", public.display(), secret.display());
+    }
+    println!("give each host its own secret and supervisor.key; give the supervisor all .key files");
+    Ok(ExitCode::SUCCESS)
+}
