@@ -8,6 +8,8 @@ pub mod error;
 mod index;
 pub(crate) mod libav;
 mod packets;
+pub mod transform;
 
 pub use decode::{DecodeOptions, Frames, IndexCache, Info, Video};
 pub use error::VideoError;
+pub use transform::{Crop, Filter, Normalisation, Rounding, Transform};
