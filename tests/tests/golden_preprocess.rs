@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use modules::video::Frames;
 use modules::video::transform::crop::{centre, short_side, third};
 use modules::video::transform::{
     Filter, Normalisation, Plan, Region, Resizer, Rounding, Transform, View,
 };
-use modules::video::Frames;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -21,7 +21,8 @@ type Checked<T> = Result<T, String>;
 
 /// Compares every tensor of a `preprocess` fixture; the first difference is the error.
 pub fn check(dir: &Path) -> Checked<()> {
-    let read = |name: &str| std::fs::read(dir.join(name)).map_err(|error| format!("{name}: {error}"));
+    let read =
+        |name: &str| std::fs::read(dir.join(name)).map_err(|error| format!("{name}: {error}"));
     let json = |name: &str| -> Checked<Value> {
         serde_json::from_slice(&read(name)?).map_err(|error| format!("{name}: {error}"))
     };
@@ -101,8 +102,7 @@ impl Fixture {
                     }
                     _ => Normalisation::HALF,
                 };
-                let rounding =
-                    if case == "pipeline" { Rounding::Once } else { Rounding::Float };
+                let rounding = if case == "pipeline" { Rounding::Once } else { Rounding::Float };
                 let transform = Transform { rounding, normalisation, ..Transform::default() };
                 Ok(transform.apply_plan(frames, &cut(middle)))
             }
@@ -162,7 +162,12 @@ impl Fixture {
         Ok((0..3).flat_map(channel).collect())
     }
 
-    fn compare(&self, name: &str, expected: &safetensors::tensor::TensorView<'_>, got: &[f32]) -> Checked<()> {
+    fn compare(
+        &self,
+        name: &str,
+        expected: &safetensors::tensor::TensorView<'_>,
+        got: &[f32],
+    ) -> Checked<()> {
         let bytes = expected.data();
         let exact = expected.dtype() == Dtype::U8;
         let expected: Vec<f32> = match expected.dtype() {

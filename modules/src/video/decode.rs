@@ -363,7 +363,11 @@ fn open_decoder(
 }
 
 /// Counts the frames of a file whose packets do not tell them apart.
-fn count(index: &mut Index, packets: &mut Packets, decoder: &mut Decoder) -> Result<(), VideoError> {
+fn count(
+    index: &mut Index,
+    packets: &mut Packets,
+    decoder: &mut Decoder,
+) -> Result<(), VideoError> {
     packets.jump(0, index)?;
     let base = unsafe { (*packets.stream()).time_base };
     index.count(decoder, base, |decoder| {

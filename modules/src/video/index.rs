@@ -7,8 +7,8 @@
 //! - *By decoding*, when timestamps are missing or repeated (raw streams, some AVI), or when
 //!   packets may hold no picture (VP8): the file is decoded once to count, and read from its start.
 
-use ffmpeg_next::ffi;
 use ffi::AVCodecID as Codec;
+use ffmpeg_next::ffi;
 
 use super::libav::{self, Decoder, Frame, Input, Packet, Received};
 

@@ -120,9 +120,8 @@ fn open_input(file: &std::path::Path, max_pixels: u64) -> Result<(Input, usize),
     let kinds = input.streams().iter().map(|&stream| unsafe { (*(*stream).codecpar).codec_type });
     let kinds: Vec<ffi::AVMediaType> = kinds.collect();
     let video = ffi::AVMediaType::AVMEDIA_TYPE_VIDEO;
-    let best = unsafe {
-        ffi::av_find_best_stream(input.raw(), video, -1, -1, std::ptr::null_mut(), 0)
-    };
+    let best =
+        unsafe { ffi::av_find_best_stream(input.raw(), video, -1, -1, std::ptr::null_mut(), 0) };
     let picture = |stream: *mut ffi::AVStream| unsafe {
         (*stream).disposition & ffi::AV_DISPOSITION_ATTACHED_PIC != 0
     };

@@ -127,13 +127,23 @@ pub fn centre(from: (usize, usize), to: (usize, usize)) -> Result<Region, VideoE
         let half = left_over / 2;
         if left_over % 2 == 1 && half % 2 == 1 { half + 1 } else { half }
     };
-    Ok(Region { top: middle(from_height - height), left: middle(from_width - width), height, width })
+    Ok(Region {
+        top: middle(from_height - height),
+        left: middle(from_width - width),
+        height,
+        width,
+    })
 }
 
 /// View 0, 1 or 2 of a picture whose shorter side is `side`, evenly spaced along the longer one.
 pub fn third((height, width): (usize, usize), side: usize, view: usize) -> Region {
     let view = view % 3;
-    Region { top: view * (height - side) / 2, left: view * (width - side) / 2, height: side, width: side }
+    Region {
+        top: view * (height - side) / 2,
+        left: view * (width - side) / 2,
+        height: side,
+        width: side,
+    }
 }
 
 /// torchvision's `RandomResizedCrop`: ten tries, then the centre at the nearest allowed ratio.

@@ -195,12 +195,7 @@ pub struct Resizer {
 
 impl Resizer {
     /// A resize between two (height, width); none may be 0.
-    pub fn new(
-        from: (usize, usize),
-        to: (usize, usize),
-        filter: Filter,
-        antialias: bool,
-    ) -> Self {
+    pub fn new(from: (usize, usize), to: (usize, usize), filter: Filter, antialias: bool) -> Self {
         Self {
             rows: Taps::new(from.0, to.0, filter, antialias),
             columns: Taps::new(from.1, to.1, filter, antialias),
@@ -269,8 +264,11 @@ impl Resizer {
                 for (channel, to) in pixel.iter_mut().enumerate() {
                     let first = taps.starts[at] * channels + channel;
                     let values = source[first..].iter().step_by(channels);
-                    let sum: i32 =
-                        weights.iter().zip(values).map(|(&w, &v)| i32::from(w) * i32::from(v)).sum();
+                    let sum: i32 = weights
+                        .iter()
+                        .zip(values)
+                        .map(|(&w, &v)| i32::from(w) * i32::from(v))
+                        .sum();
                     *to = to_byte(sum, taps.bits);
                 }
             }
