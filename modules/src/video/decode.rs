@@ -1,17 +1,16 @@
 //! Opens a video and decodes chosen frames of it, exactly.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::CStr;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::path::Path;
+use std::sync::Arc;
 
 use ffmpeg_next::ffi;
 use serde::{Deserialize, Serialize};
 
 use super::convert::{Converter, Orientation};
 use super::error::VideoError;
-use super::index::{self, Index};
+use super::index::{self, Index, IndexCache, Stamp};
 use super::libav::{self, Decoder, Frame, Received};
 use super::packets::{self, Packets};
 
@@ -76,15 +75,6 @@ impl Frames {
         &self.data[number * size..(number + 1) * size]
     }
 }
-
-/// Indices of large files, so that opening one again needs no pass over it.
-#[derive(Debug, Default)]
-pub struct IndexCache {
-    known: Mutex<BTreeMap<PathBuf, (Stamp, Arc<Index>)>>,
-}
-
-/// Tells one content of a path from another.
-type Stamp = (u64, Option<SystemTime>);
 
 /// One open video.
 pub struct Video {
@@ -168,7 +158,7 @@ impl Video {
         } else {
             Vec::new()
         };
-        let wanted = std::collections::BTreeSet::from_iter(wanted);
+        let wanted = BTreeSet::from_iter(wanted);
         for (at, &number) in numbers.iter().enumerate() {
             if at > 0 && numbers[at - 1] == number {
                 data.copy_within((at - 1) * size..at * size, at * size);
@@ -304,19 +294,8 @@ impl Video {
     }
 }
 
-type Wanted = std::collections::BTreeSet<usize>;
-
-impl IndexCache {
-    fn find(&self, file: &Path, stamp: Stamp) -> Option<Arc<Index>> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(file).filter(|(known, _)| *known == stamp).map(|(_, index)| index.clone())
-    }
-
-    fn keep(&self, file: &Path, stamp: Stamp, index: &Arc<Index>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(file.to_owned(), (stamp, index.clone()));
-    }
-}
+/// The packets of the frames that were asked for.
+type Wanted = BTreeSet<usize>;
 
 /// Size and modification time of a regular file with content.
 fn stamp(file: &Path) -> Result<Stamp, VideoError> {

@@ -8,6 +8,11 @@
 //!   packets may hold no picture (VP8): the file is decoded once to count, and read from its start.
 
 use ffi::AVCodecID as Codec;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
 use ffmpeg_next::ffi;
 
 use super::libav::{self, Decoder, Frame, Input, Packet, Received};
@@ -224,6 +229,27 @@ impl Index {
         let span = last.saturating_sub(first.unwrap_or(last));
         self.duration = seconds(span.saturating_add(length.max(0)), base).max(0.0);
         decoder.flush();
+    }
+}
+
+/// Indices of large files, so that opening one again needs no pass over it.
+#[derive(Debug, Default)]
+pub struct IndexCache {
+    known: Mutex<BTreeMap<PathBuf, (Stamp, Arc<Index>)>>,
+}
+
+/// Tells one content of a path from another.
+pub(crate) type Stamp = (u64, Option<SystemTime>);
+
+impl IndexCache {
+    pub(crate) fn find(&self, file: &Path, stamp: Stamp) -> Option<Arc<Index>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(file).filter(|(known, _)| *known == stamp).map(|(_, index)| index.clone())
+    }
+
+    pub(crate) fn keep(&self, file: &Path, stamp: Stamp, index: &Arc<Index>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(file.to_owned(), (stamp, index.clone()));
     }
 }
 
