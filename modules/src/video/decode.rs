@@ -123,9 +123,16 @@ impl Video {
         if index.damage.is_none() && !index.by_packet() && index.frames == 0 {
             count(Arc::make_mut(&mut index), &mut packets, &mut decoder)?;
         }
+        if index.damage.is_none()
+            && packets.input.container() == "matroska"
+            && packets::matroska_is_cut(file)
+        {
+            Arc::make_mut(&mut index).damage = Some("the file ends early".to_owned());
+        }
         if let Some(reason) = &index.damage {
-            let (file, readable) = (file.to_owned(), index.frames);
-            return Err(VideoError::Damaged { file, readable, reason: reason.clone() });
+            let (file, reason) = (file.to_owned(), reason.clone());
+            let readable = index.frames.max(index.entries.len() as u64);
+            return Err(VideoError::Damaged { file, readable, reason });
         }
         if index.frames == 0 {
             return Err(VideoError::Empty { file: file.to_owned() });

@@ -36,11 +36,11 @@ pub enum VideoError {
         codec: String,
     },
     /// Frames are missing or cannot be decoded.
-    #[error("the video is damaged after {readable} readable frames: {reason}; file `{}`", file.display())]
+    #[error("the video is damaged at frame {readable}: {reason}; file `{}`", file.display())]
     Damaged {
         /// The file.
         file: PathBuf,
-        /// How many frames, from the first, can be read.
+        /// The first frame that is known to be missing; those before it may be read.
         readable: u64,
         /// What FFmpeg said.
         reason: String,

@@ -1,6 +1,7 @@
 //! The packets of one video stream in file order, from memory or from the file.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use ffmpeg_next::ffi;
 
@@ -113,7 +114,7 @@ impl Packets {
 }
 
 /// Opens the container and picks the stream that FFmpeg holds for the main one.
-fn open_input(file: &std::path::Path, max_pixels: u64) -> Result<(Input, usize), VideoError> {
+fn open_input(file: &Path, max_pixels: u64) -> Result<(Input, usize), VideoError> {
     let unreadable = |reason| VideoError::Unreadable { file: file.to_owned(), reason };
     let mut input = Input::open(file).map_err(unreadable)?;
     input.probe(max_pixels).map_err(unreadable)?;
@@ -147,4 +148,37 @@ fn open_input(file: &std::path::Path, max_pixels: u64) -> Result<(Input, usize),
 pub(crate) fn has_audio(input: &Input) -> bool {
     let audio = ffi::AVMediaType::AVMEDIA_TYPE_AUDIO;
     input.streams().iter().any(|&stream| unsafe { (*(*stream).codecpar).codec_type == audio })
+}
+
+/// Whether a Matroska file is shorter than its segment says. FFmpeg only logs this, and then ends
+/// the file as if it were whole.
+pub(crate) fn matroska_is_cut(file: &Path) -> bool {
+    let mut head = Vec::new();
+    let Ok(open) = std::fs::File::open(file) else { return false };
+    let length = open.metadata().map_or(0, |meta| meta.len());
+    if open.take(4096).read_to_end(&mut head).is_err() {
+        return false;
+    }
+    // Two elements of a four-byte name: the EBML head, and the segment that holds the rest.
+    let element = |at: usize| {
+        let (body, size) = ebml_size(head.get(at + 4..)?)?;
+        Some(((at + 4 + body) as u64, size))
+    };
+    let Some((body, size)) = element(0) else { return false };
+    let segment = body.saturating_add(size);
+    let named =
+        head.get(segment as usize..).is_some_and(|rest| rest.starts_with(b"\x18\x53\x80\x67"));
+    let end = |(body, size): (u64, u64)| body.saturating_add(size);
+    named && element(segment as usize).is_some_and(|segment| end(segment) > length)
+}
+
+/// (Bytes taken, value) of an EBML size; `None` when it is unknown, as in live streams.
+fn ebml_size(bytes: &[u8]) -> Option<(usize, u64)> {
+    let first = *bytes.first()?;
+    let taken = first.leading_zeros() as usize + 1;
+    let rest = bytes.get(1..taken)?;
+    let start = u64::from(first) & ((1 << (8 - taken.min(8))) - 1);
+    let value = rest.iter().fold(start, |value, byte| value << 8 | u64::from(*byte));
+    let unknown = (1u64 << (7 * taken)) - 1;
+    (taken <= 8 && value != unknown).then_some((taken, value))
 }
