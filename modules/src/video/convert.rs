@@ -151,7 +151,7 @@ impl Converter {
                 self.width as i32,
                 self.height as i32,
                 ffi::AVPixelFormat::AV_PIX_FMT_RGB24,
-                ffi::SWS_BICUBIC as i32,
+                ffi::SWS_BICUBIC,
                 ptr::null_mut(),
                 ptr::null_mut(),
                 ptr::null(),
@@ -191,7 +191,7 @@ fn set_colours(scaler: NonNull<ffi::SwsContext>, matrix: i32, range: i32) {
         if code < 0 {
             return; // An RGB or grey source: there is no matrix to set.
         }
-        let stated = if matrix == UNSPECIFIED { ffi::SWS_CS_ITU601 as i32 } else { matrix };
+        let stated = if matrix == UNSPECIFIED { ffi::SWS_CS_ITU601 } else { matrix };
         if range != 0 {
             from_full = i32::from(range == FULL);
         }

@@ -28,7 +28,7 @@ impl Normalisation {
     /// CLIP's statistics.
     pub const CLIP: Self = Self {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-        std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
+        std: [0.268_629_55, 0.261_302_6, 0.275_777_1],
     };
     /// To -1..1.
     pub const HALF: Self = Self { mean: [0.5; 3], std: [0.5; 3] };
@@ -104,49 +104,46 @@ impl Transform {
         let resizer =
             Resizer::new(from, plan.resize, self.filter, self.antialias).window(plan.window);
         let Normalisation { mean, std } = self.normalisation;
-        for (channel, all) in clip.chunks_exact_mut((frames.count * plane).max(1)).enumerate() {
-            all.fill((0.0 - mean[channel]) / std[channel]);
+        if (plan.window.height, plan.window.width) != plan.canvas {
+            for (channel, all) in clip.chunks_exact_mut((frames.count * plane).max(1)).enumerate() {
+                all.fill((0.0 - mean[channel]) / std[channel]);
+            }
         }
+        let float = |channel: usize, value: f32| (value / 255.0 - mean[channel]) / std[channel];
+        let byte = |channel: usize| std::array::from_fn(|value| float(channel, value as f32));
+        let bytes: [[f32; 256]; 3] = std::array::from_fn(byte);
+        let byte = |channel: usize, value: u8| bytes[channel][usize::from(value)];
         for number in 0..frames.count {
             let view = View::new(frames.frame(number), frames.width, 3, plan.source);
+            let frame = (number, frames.count);
             match self.rounding {
-                Rounding::Float => {
-                    let values = resizer.float(view);
-                    self.place(&mut clip, (number, frames.count), plan, |at| values[at]);
-                }
-                Rounding::Once => {
-                    let values = resizer.rounded(view);
-                    self.place(&mut clip, (number, frames.count), plan, |at| values[at].into());
-                }
-                Rounding::Native => {
-                    let values = resizer.native(view);
-                    self.place(&mut clip, (number, frames.count), plan, |at| values[at].into());
-                }
+                Rounding::Float => place(&mut clip, frame, plan, &resizer.float(view), float),
+                Rounding::Once => place(&mut clip, frame, plan, &resizer.rounded(view), byte),
+                Rounding::Native => place(&mut clip, frame, plan, &resizer.native(view), byte),
             }
         }
         clip
     }
+}
 
-    /// Writes the normalised pixels of frame (number, of how many) into a clip.
-    fn place(
-        &self,
-        clip: &mut [f32],
-        (number, count): (usize, usize),
-        plan: &Plan,
-        value: impl Fn(usize) -> f32,
-    ) {
-        let (height, width) = plan.canvas;
-        let plane = height * width;
-        let Normalisation { mean, std } = self.normalisation;
-        for channel in 0..3 {
-            let to = &mut clip[(channel * count + number) * plane..][..plane];
-            for row in 0..plan.window.height {
-                let first = row * plan.window.width;
-                for column in 0..plan.window.width {
-                    let pixel = value((first + column) * 3 + channel) / 255.0;
-                    let at = if plan.flip { width - 1 - column } else { column };
-                    to[row * width + at] = (pixel - mean[channel]) / std[channel];
-                }
+/// Writes the pixels `[H, W, 3]` of frame (number, of how many) into a clip `[3, T, H, W]`.
+fn place<T: Copy>(
+    clip: &mut [f32],
+    (number, count): (usize, usize),
+    plan: &Plan,
+    pixels: &[T],
+    normalise: impl Fn(usize, T) -> f32,
+) {
+    let (height, width) = plan.canvas;
+    for channel in 0..3 {
+        let plane = &mut clip[(channel * count + number) * height * width..][..height * width];
+        let rows = pixels.chunks_exact(plan.window.width * 3);
+        for (to, from) in plane.chunks_exact_mut(width).zip(rows) {
+            let values = from.chunks_exact(3).map(|pixel| normalise(channel, pixel[channel]));
+            if plan.flip {
+                to.iter_mut().rev().zip(values).for_each(|(to, value)| *to = value);
+            } else {
+                to.iter_mut().zip(values).for_each(|(to, value)| *to = value);
             }
         }
     }

@@ -258,18 +258,12 @@ impl Resizer {
         let mut middle = vec![0u8; needed.len() * line];
         for (row, out) in needed.clone().zip(middle.chunks_exact_mut(line)) {
             let source = from.row(row, self.columns.input);
-            let taps = &self.columns;
-            for (at, pixel) in out.chunks_exact_mut(channels).enumerate() {
-                let weights = &taps.fixed[at * taps.width..][..taps.width];
-                for (channel, to) in pixel.iter_mut().enumerate() {
-                    let first = taps.starts[at] * channels + channel;
-                    let values = source[first..].iter().step_by(channels);
-                    let sum: i32 = weights
-                        .iter()
-                        .zip(values)
-                        .map(|(&w, &v)| i32::from(w) * i32::from(v))
-                        .sum();
-                    *to = to_byte(sum, taps.bits);
+            match channels {
+                3 => native_columns::<3>(&self.columns, source, out),
+                _ => {
+                    for channel in 0..channels {
+                        native_channel(&self.columns, source, out, (channel, channels));
+                    }
                 }
             }
         }
@@ -309,6 +303,33 @@ fn float_columns<const C: usize>(taps: &Taps, values: &[f32], out: &mut [f32]) {
             }
         }
         pixel.copy_from_slice(&sum);
+    }
+}
+
+/// One row in fixed point, all channels of a pixel together.
+fn native_columns<const C: usize>(taps: &Taps, source: &[u8], out: &mut [u8]) {
+    for (at, pixel) in out.chunks_exact_mut(C).enumerate() {
+        let weights = &taps.fixed[at * taps.width..][..taps.width];
+        let values = source[taps.starts[at] * C..].chunks_exact(C);
+        let mut sum = [0i32; C];
+        for (&weight, value) in weights.iter().zip(values) {
+            for channel in 0..C {
+                sum[channel] += i32::from(weight) * i32::from(value[channel]);
+            }
+        }
+        for (to, sum) in pixel.iter_mut().zip(sum) {
+            *to = to_byte(sum, taps.bits);
+        }
+    }
+}
+
+/// One row in fixed point, one (channel, of how many).
+fn native_channel(taps: &Taps, source: &[u8], out: &mut [u8], (channel, of): (usize, usize)) {
+    for (at, to) in out.iter_mut().skip(channel).step_by(of).enumerate() {
+        let weights = &taps.fixed[at * taps.width..][..taps.width];
+        let values = source[taps.starts[at] * of + channel..].iter().step_by(of);
+        let products = weights.iter().zip(values).map(|(&w, &v)| i32::from(w) * i32::from(v));
+        *to = to_byte(products.sum(), taps.bits);
     }
 }
 
