@@ -1,5 +1,21 @@
 //! What is computed: every network, loss, mask, probe and data source, as plain burn modules.
+//!
+//! Reading order: `kind` (how a file becomes a kind), `kind_node` (how any kind trains), then any
+//! kind, for example `losses/feature_alignment`.
 
+pub mod device;
+pub mod host_node;
+pub mod init;
+pub mod kind;
+pub mod kind_node;
+pub mod layers;
+pub mod optimizer;
+pub mod parameters;
 pub mod rng;
 pub mod shapes;
+pub mod tensors;
 pub mod video;
+pub mod vjp;
+pub mod weights;
+
+include!(concat!(env!("OUT_DIR"), "/kinds.rs"));

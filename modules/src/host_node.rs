@@ -1,0 +1,66 @@
+//! Any host kind as a node: no tensors, no gradients.
+
+use schemas::frame::Frames;
+use schemas::node::{At, Forwarded, Gradients, Measures, Node, NodeError, NodeSpec, Part, Update};
+
+use crate::kind::{Call, Host, read};
+use crate::rng::Key;
+
+/// A node around a [`Host`] kind.
+pub struct HostNode<H: Host> {
+    kind: H,
+    state: H::State,
+    key: Key,
+}
+
+impl<H: Host> HostNode<H> {
+    /// Opens the node.
+    pub fn build(spec: &NodeSpec) -> Result<Self, NodeError> {
+        let kind: H = read(spec)?;
+        let key = Key::new(spec.seed, &spec.name);
+        let state = kind.open(&spec.dims, &key)?;
+        Ok(Self { kind, state, key })
+    }
+}
+
+impl<H: Host> Node for HostNode<H> {
+    fn forward(&mut self, at: At, inputs: Frames) -> Result<Forwarded, NodeError> {
+        let call = Call { key: call_key(&self.key, at), training: false, at };
+        self.kind.forward(&mut self.state, inputs, &call)
+    }
+
+    fn backward(&mut self, at: At, _: Gradients) -> Result<Frames, NodeError> {
+        Err(NodeError::NoForward { at })
+    }
+
+    fn squared_norm(&mut self) -> Result<f64, NodeError> {
+        Ok(0.0)
+    }
+
+    fn update(&mut self, _: &Update) -> Result<Measures, NodeError> {
+        Ok(Measures::new())
+    }
+
+    fn weights(&self) -> Frames {
+        Frames::new()
+    }
+
+    fn follow(&mut self, _: Frames) -> Result<(), NodeError> {
+        Ok(())
+    }
+
+    fn save(&self) -> Part {
+        self.kind.save(&self.state)
+    }
+
+    fn load(&mut self, part: &Part) -> Result<(), NodeError> {
+        self.kind.load(&mut self.state, part)
+    }
+
+    fn rewind(&mut self) {}
+}
+
+/// Names the draws of one microbatch.
+pub(crate) fn call_key(node: &Key, at: At) -> Key {
+    node.with_number(u64::from(at.stage)).with_number(at.step).with_number(u64::from(at.microbatch))
+}

@@ -1,0 +1,102 @@
+//! How parameters start: every draw is keyed by (seed, node, number of the parameter).
+//!
+//! A parameter is made when it is first read. The key makes its value independent of that
+//! moment, of the thread and of the device's own generator, so a node starts with the same
+//! weights wherever it is placed. Counting parameters makes none.
+
+use std::cell::Cell;
+
+use burn::module::{Param, ParamId};
+use burn::nn::Linear;
+use burn::tensor::{Device, Shape, Tensor, TensorData};
+
+use crate::rng::Key;
+
+/// Makes parameters of one node.
+#[derive(Debug)]
+pub struct Init {
+    key: Key,
+    device: Device,
+    made: Cell<u64>,
+}
+
+impl Init {
+    /// Parameters of `node`, on `device`.
+    pub fn new(seed: u64, node: &str, device: &Device) -> Self {
+        let key = Key::new(seed, node).with("parameters");
+        Self { key, device: device.clone(), made: Cell::new(0) }
+    }
+
+    /// The device that parameters are made on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Truncated normal of deviation `sigma`, cut at 2 (absolute), times `scale`.
+    pub fn normal<const D: usize>(&self, shape: [usize; D], sigma: f64) -> Param<Tensor<D>> {
+        self.draw(shape, move |rng| rng.truncated_normal(sigma, 2.0))
+    }
+
+    /// Uniform in `[-bound, bound)`.
+    pub fn uniform<const D: usize>(&self, shape: [usize; D], bound: f64) -> Param<Tensor<D>> {
+        self.draw(shape, move |rng| rng.between(-bound, bound))
+    }
+
+    /// One value everywhere.
+    pub fn constant<const D: usize>(&self, shape: [usize; D], value: f32) -> Param<Tensor<D>> {
+        self.param(shape, move |n| vec![value; n])
+    }
+
+    /// Given values, row-major.
+    pub fn table<const D: usize>(&self, shape: [usize; D], values: Vec<f32>) -> Param<Tensor<D>> {
+        self.param(shape, move |_| values)
+    }
+
+    /// A table computed when it is first read.
+    pub fn computed<const D: usize>(
+        &self,
+        shape: [usize; D],
+        values: impl FnOnce() -> Vec<f32> + Send + Sync + 'static,
+    ) -> Param<Tensor<D>> {
+        self.param(shape, move |_| values())
+    }
+
+    /// A linear layer: weights truncated normal σ 0.02 divided by `shrink`, bias 0.
+    pub fn linear(&self, inputs: usize, outputs: usize, bias: bool, shrink: f64) -> Linear {
+        Linear {
+            weight: self.normal([inputs, outputs], 0.02 / shrink),
+            bias: bias.then(|| self.constant([outputs], 0.0)),
+        }
+    }
+
+    fn draw<const D: usize>(
+        &self,
+        shape: [usize; D],
+        one: impl Fn(&mut crate::rng::Rng) -> f64 + Send + Sync + 'static,
+    ) -> Param<Tensor<D>> {
+        let key = self.key.with_number(self.made.get());
+        self.param(shape, move |n| {
+            let mut rng = key.rng();
+            (0..n).map(|_| one(&mut rng) as f32).collect()
+        })
+    }
+
+    fn param<const D: usize>(
+        &self,
+        shape: [usize; D],
+        values: impl FnOnce(usize) -> Vec<f32> + Send + Sync + 'static,
+    ) -> Param<Tensor<D>> {
+        self.made.set(self.made.get() + 1);
+        let count = shape.iter().product();
+        Param::uninitialized(
+            ParamId::new(),
+            move |device: &Device, grad| {
+                let data = TensorData::new(values(count), shape);
+                Tensor::from_data(data, device).set_require_grad(grad)
+            },
+            self.device.clone(),
+            true,
+            Shape::from(shape),
+        )
+    }
+}

@@ -1,0 +1,214 @@
+//! How a file becomes a kind.
+//!
+//! A file under `data/`, `masks/`, `models/`, `losses/` or `probes/` defines an options struct
+//! and implements one trait for it: [`Kind`] for a burn module, [`Host`] for work on host data
+//! (sources, masks, memory banks). Its `ENTRY` puts it into the registry under its path.
+
+use std::fmt::Debug;
+
+use burn::module::Module;
+use schemars::JsonSchema;
+use schemas::dims::Dims;
+use schemas::entry::{Count, Entry, OptionProblem};
+use schemas::frame::Frames;
+use schemas::node::{At, Forwarded, Node, NodeError, NodeSpec, Part};
+use schemas::port::Ports;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::host_node::HostNode;
+use crate::init::Init;
+use crate::kind_node::KindNode;
+use crate::parameters;
+use crate::weights;
+use crate::rng::Key;
+use crate::tensors::Tensors;
+
+/// Circumstances of one forward pass.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Names the draws of this pass: (seed, node, stage, step, microbatch).
+    pub key: Key,
+    /// Whether dropout and drop path are active: the node trains in this stage.
+    pub training: bool,
+    /// Which work.
+    pub at: At,
+}
+
+/// A kind whose nodes hold a burn module. The implementing type is its options.
+pub trait Kind: Serialize + DeserializeOwned + JsonSchema + Clone + Send + 'static {
+    /// The module: parameters and `forward`.
+    type Module: Module + Debug + 'static;
+
+    /// Ports, given which inputs are connected.
+    fn ports(&self, wired: &[String]) -> Ports;
+
+    /// Problems that the options show, alone or with the dims of the inputs.
+    fn check(&self, _dims: &Dims) -> Vec<OptionProblem> {
+        Vec::new()
+    }
+
+    /// Makes the module. `dims` holds the values of all symbols in the ports.
+    fn init(&self, dims: &Dims, init: &Init) -> Self::Module;
+
+    /// Takes tensors by port, calls the module, gives tensors by port.
+    fn forward(
+        &self,
+        module: &Self::Module,
+        inputs: Tensors,
+        call: &Call,
+    ) -> Result<Tensors, NodeError>;
+
+    /// Key of a parameter in the checkpoints that people have.
+    fn key(&self, path: &str) -> String {
+        path.to_owned()
+    }
+
+    /// Whether weight decay applies: matrices, but not norms, biases, tokens and tables.
+    fn decays(&self, path: &str, shape: &[usize]) -> bool {
+        let extent = shape.iter().filter(|&&d| d > 1).count();
+        extent > 1 && !["pos_embed", "token", "table", "bias"].iter().any(|w| path.contains(w))
+    }
+
+    /// Layer of a parameter for layer-wise decay: 0 for the embedding, i + 1 for block i, and
+    /// `layers() + 1` for what comes after the last block.
+    fn layer(&self, path: &str) -> usize {
+        match path.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()) {
+            Some(number) => number.parse::<usize>().map_or(0, |n| n + 1),
+            None if path.contains("embed") || path.contains("token") => 0,
+            None => self.layers() + 1,
+        }
+    }
+
+    /// Number of blocks.
+    fn layers(&self) -> usize {
+        0
+    }
+
+    /// Floating point operations of one forward pass; 0 when unknown.
+    fn flops(&self, _dims: &Dims) -> u64 {
+        0
+    }
+}
+
+/// A kind that works on host data: a source, a mask, a memory bank.
+pub trait Host: Serialize + DeserializeOwned + JsonSchema + Clone + Send + 'static {
+    /// What the node keeps between steps: open files, a bank.
+    type State: Send;
+
+    /// Ports, given which inputs are connected.
+    fn ports(&self, wired: &[String]) -> Ports;
+
+    /// Problems that the options show, alone or with the dims of the inputs.
+    fn check(&self, _dims: &Dims) -> Vec<OptionProblem> {
+        Vec::new()
+    }
+
+    /// Opens what the node needs. `key` names (seed, node).
+    fn open(&self, dims: &Dims, key: &Key) -> Result<Self::State, NodeError>;
+
+    /// Frames of one microbatch, a function of the state at the last boundary, the inputs and the
+    /// draws named by `call.key`.
+    fn forward(
+        &self,
+        state: &mut Self::State,
+        inputs: Frames,
+        call: &Call,
+    ) -> Result<Forwarded, NodeError>;
+
+    /// What must survive a restart; nothing when frames are a function of the step.
+    fn save(&self, _state: &Self::State) -> Part {
+        Part::default()
+    }
+
+    /// Restores what [`Host::save`] gave.
+    fn load(&self, _state: &mut Self::State, _part: &Part) -> Result<(), NodeError> {
+        Ok(())
+    }
+}
+
+fn options<C: DeserializeOwned>(options: &Value) -> C {
+    serde_json::from_value(options.clone()).expect("options were resolved before")
+}
+
+fn resolve<C: Serialize + DeserializeOwned>(options: &Value) -> Result<Value, OptionProblem> {
+    let parsed: Result<C, _> = serde_path_to_error::deserialize(options);
+    let config = parsed.map_err(|error| {
+        let path = error.path().to_string();
+        let option = if path == "." { String::new() } else { path };
+        OptionProblem::new(option, error.inner().to_string(), "")
+    })?;
+    Ok(serde_json::to_value(config).expect("options are plain data"))
+}
+
+fn schema<C: JsonSchema>() -> Value {
+    serde_json::to_value(schemars::schema_for!(C)).expect("a schema is plain data")
+}
+
+/// Reads the options of a node spec.
+pub(crate) fn read<C: DeserializeOwned>(spec: &NodeSpec) -> Result<C, NodeError> {
+    serde_path_to_error::deserialize(&spec.options).map_err(|error| NodeError::Option {
+        option: error.path().to_string(),
+        reason: error.inner().to_string(),
+    })
+}
+
+fn build<K: Kind>(spec: &NodeSpec) -> Result<Box<dyn Node>, NodeError> {
+    Ok(Box::new(KindNode::<K>::build(spec)?))
+}
+
+fn build_host<H: Host>(spec: &NodeSpec) -> Result<Box<dyn Node>, NodeError> {
+    Ok(Box::new(HostNode::<H>::build(spec)?))
+}
+
+fn count<K: Kind>(spec: &NodeSpec) -> Count {
+    let Ok(kind) = read::<K>(spec) else { return Count::default() };
+    let device = crate::device::host();
+    let module = kind.init(&spec.dims, &Init::new(spec.seed, &spec.name, &device));
+    Count { parameters: parameters::count(&module), flops: kind.flops(&spec.dims) }
+}
+
+fn check_weights<K: Kind>(spec: &NodeSpec) -> Result<(), NodeError> {
+    let (kind, Some(file)) = (read::<K>(spec)?, &spec.weights) else { return Ok(()) };
+    let device = crate::device::host();
+    let module = kind.init(&spec.dims, &Init::new(spec.seed, &spec.name, &device));
+    weights::check(&kind, &module, file)
+}
+
+/// The entry of a kind with a module. `about` is the text of its file.
+pub const fn entry<K: Kind>(about: &'static str) -> Entry {
+    Entry {
+        schema: schema::<K>,
+        resolve: resolve::<K>,
+        ports: |value, wired| options::<K>(value).ports(wired),
+        check: |value, dims| options::<K>(value).check(dims),
+        count: count::<K>,
+        check_weights: check_weights::<K>,
+        build: build::<K>,
+        about,
+        source: false,
+    }
+}
+
+/// The entry of a kind on host data.
+pub const fn host<H: Host>(about: &'static str) -> Entry {
+    Entry {
+        schema: schema::<H>,
+        resolve: resolve::<H>,
+        ports: |value, wired| options::<H>(value).ports(wired),
+        check: |value, dims| options::<H>(value).check(dims),
+        count: |_| Count { parameters: 0, flops: 0 },
+        check_weights: |_| Ok(()),
+        build: build_host::<H>,
+        about,
+        source: false,
+    }
+}
+
+/// The entry of a kind on host data without inputs.
+pub const fn source<H: Host>(about: &'static str) -> Entry {
+    let mut entry = host::<H>(about);
+    entry.source = true;
+    entry
+}

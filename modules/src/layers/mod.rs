@@ -1,0 +1,1 @@
+//! Parts of networks: not kinds, used by them.

@@ -1,0 +1,199 @@
+//! Symbolic dims: `B 3 T/2 (H/14)*(W/14)`, matched against and computed from numbers.
+//!
+//! A dim is a number, a symbol, or an expression of `+ - * /`. Division must be exact: a clip
+//! that leaves a remainder is an error, not a rounding. One port's dims are separated by blanks,
+//! so an expression holds none.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Values of the symbols of one node.
+pub type Dims = BTreeMap<String, usize>;
+
+/// One dim of a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dim {
+    /// A fixed extent.
+    Number(usize),
+    /// A symbol, bound by the first port that shows it.
+    Symbol(String),
+    /// Two dims joined by one of `+ - * /`.
+    Join(Box<Dim>, char, Box<Dim>),
+}
+
+/// Why a dim has no value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DimError {
+    /// The text is not an expression.
+    #[error("`{text}` is not a dim")]
+    Syntax {
+        /// The text.
+        text: String,
+    },
+    /// No port binds the symbol.
+    #[error("`{symbol}` has no value")]
+    Unbound {
+        /// The symbol.
+        symbol: String,
+    },
+    /// A division leaves a remainder.
+    #[error("{what} = {value} is not a multiple of {divisor}")]
+    Remainder {
+        /// The dividend as written.
+        what: String,
+        /// Its value.
+        value: usize,
+        /// What should divide it.
+        divisor: usize,
+    },
+    /// The value is negative or too large.
+    #[error("`{text}` is out of range")]
+    Range {
+        /// The expression.
+        text: String,
+    },
+}
+
+impl Dim {
+    /// Reads one expression.
+    pub fn parse(text: &str) -> Result<Self, DimError> {
+        let tokens = tokens(text);
+        let mut at = 0;
+        let dim = parse_sum(&tokens, &mut at);
+        match dim {
+            Some(dim) if at == tokens.len() => Ok(dim),
+            _ => Err(DimError::Syntax { text: text.to_owned() }),
+        }
+    }
+
+    /// Reads dims separated by blanks.
+    pub fn parse_all(text: &str) -> Result<Vec<Self>, DimError> {
+        text.split_whitespace().map(Self::parse).collect()
+    }
+
+    /// The value, given the symbols.
+    pub fn value(&self, dims: &Dims) -> Result<usize, DimError> {
+        match self {
+            Self::Number(n) => Ok(*n),
+            Self::Symbol(symbol) => {
+                dims.get(symbol).copied().ok_or(DimError::Unbound { symbol: symbol.clone() })
+            }
+            Self::Join(left, op, right) => {
+                let (a, b) = (left.value(dims)?, right.value(dims)?);
+                let range = || DimError::Range { text: self.to_string() };
+                match op {
+                    '+' => a.checked_add(b).ok_or_else(range),
+                    '-' => a.checked_sub(b).ok_or_else(range),
+                    '*' => a.checked_mul(b).ok_or_else(range),
+                    _ if b == 0 => Err(range()),
+                    _ if a % b != 0 => {
+                        Err(DimError::Remainder { what: left.to_string(), value: a, divisor: b })
+                    }
+                    _ => Ok(a / b),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(n) => write!(f, "{n}"),
+            Self::Symbol(s) => f.write_str(s),
+            Self::Join(a, op, b) => {
+                let side = |d: &Self| match d {
+                    Self::Join(_, inner, _) if "+-".contains(*inner) && "*/".contains(*op) => {
+                        format!("({d})")
+                    }
+                    _ => d.to_string(),
+                };
+                write!(f, "{}{op}{}", side(a), side(b))
+            }
+        }
+    }
+}
+
+fn tokens(text: &str) -> Vec<String> {
+    let mut tokens: Vec<String> = Vec::new();
+    let mut joined = false;
+    for c in text.chars() {
+        let word = c.is_ascii_alphanumeric() || c == '_';
+        match tokens.last_mut() {
+            Some(last) if word && joined => last.push(c),
+            _ => tokens.push(c.to_string()),
+        }
+        joined = word;
+    }
+    tokens
+}
+
+fn parse_sum(tokens: &[String], at: &mut usize) -> Option<Dim> {
+    let mut left = parse_product(tokens, at)?;
+    while let Some(op) = operator(tokens, *at, "+-") {
+        *at += 1;
+        left = Dim::Join(Box::new(left), op, Box::new(parse_product(tokens, at)?));
+    }
+    Some(left)
+}
+
+fn parse_product(tokens: &[String], at: &mut usize) -> Option<Dim> {
+    let mut left = parse_atom(tokens, at)?;
+    while let Some(op) = operator(tokens, *at, "*/") {
+        *at += 1;
+        left = Dim::Join(Box::new(left), op, Box::new(parse_atom(tokens, at)?));
+    }
+    Some(left)
+}
+
+fn operator(tokens: &[String], at: usize, among: &str) -> Option<char> {
+    tokens.get(at).and_then(|t| t.chars().next()).filter(|c| among.contains(*c))
+}
+
+fn parse_atom(tokens: &[String], at: &mut usize) -> Option<Dim> {
+    let token = tokens.get(*at)?;
+    *at += 1;
+    if token == "(" {
+        let inner = parse_sum(tokens, at)?;
+        let closed = tokens.get(*at).is_some_and(|t| t == ")");
+        *at += 1;
+        return closed.then_some(inner);
+    }
+    let first = token.chars().next()?;
+    if first.is_ascii_digit() {
+        return token.parse().ok().map(Dim::Number);
+    }
+    (first.is_ascii_alphabetic() || first == '_').then(|| Dim::Symbol(token.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dims() -> Dims {
+        Dims::from([("T".into(), 16), ("H".into(), 64)])
+    }
+
+    #[test]
+    fn expressions_have_values_and_print_as_written() {
+        for (text, value) in [("T/2", 8), ("(H/16)*(H/16)+1", 17), ("T-2*3", 10), ("(T+H)/4", 20)] {
+            let dim = Dim::parse(text).unwrap();
+            assert_eq!(dim.value(&dims()), Ok(value), "{text}");
+            let again = Dim::parse(&dim.to_string()).unwrap();
+            assert_eq!(again.value(&dims()), Ok(value), "{dim}");
+        }
+    }
+
+    #[test]
+    fn a_remainder_is_an_error_that_names_both() {
+        let error = Dim::parse("T/3").unwrap().value(&dims()).unwrap_err();
+        assert_eq!(error.to_string(), "T = 16 is not a multiple of 3");
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in ["", "T//2", "(T", "T)", "T+", "3x?"] {
+            assert!(Dim::parse(text).is_err(), "{text}");
+        }
+    }
+}

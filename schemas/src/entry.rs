@@ -1,0 +1,81 @@
+//! The registry: what a kind is to everyone who does not compute.
+
+use serde_json::Value;
+
+use crate::dims::Dims;
+use crate::node::{Node, NodeError, NodeSpec};
+use crate::port::Ports;
+
+/// A problem with a kind's options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OptionProblem {
+    /// Dotted path of the option inside the node, empty for the node as a whole.
+    pub option: String,
+    /// What is wrong, lower case, with the value and the allowed range.
+    pub message: String,
+    /// What to write instead, an imperative; may be empty.
+    pub hint: String,
+}
+
+impl OptionProblem {
+    /// A problem with one option.
+    pub fn new(
+        option: impl Into<String>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self { option: option.into(), message: message.into(), hint: hint.into() }
+    }
+}
+
+/// Parameters of a node, counted without making them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Count {
+    /// All parameters.
+    pub parameters: u64,
+    /// Floating point operations of one forward pass, multiply and add counted apart; 0 when
+    /// the kind does not say.
+    pub flops: u64,
+}
+
+/// A kind as the graph sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// JSON Schema of the options.
+    pub schema: fn() -> Value,
+    /// Reads options; returns them with defaults filled in.
+    pub resolve: fn(&Value) -> Result<Value, OptionProblem>,
+    /// Ports of a node with these (resolved) options and these connected inputs.
+    pub ports: fn(&Value, wired: &[String]) -> Ports,
+    /// Problems that options and dims show together. Called once the input dims are known.
+    pub check: fn(&Value, &Dims) -> Vec<OptionProblem>,
+    /// Counts parameters without making them.
+    pub count: fn(&NodeSpec) -> Count,
+    /// Compares a weights file with the parameters, without making or reading them.
+    pub check_weights: fn(&NodeSpec) -> Result<(), NodeError>,
+    /// Makes the node, with parameters drawn or loaded.
+    pub build: fn(&NodeSpec) -> Result<Box<dyn Node>, NodeError>,
+    /// Text of the file that defines the kind, for `playhouse explain`.
+    pub about: &'static str,
+    /// Whether the kind makes frames from nothing.
+    pub source: bool,
+}
+
+/// Kinds by name, sorted: (name, first doc line, entry).
+pub type Registry = &'static [(&'static str, &'static str, Entry)];
+
+/// The entry of a kind.
+pub fn find(registry: Registry, kind: &str) -> Option<&'static Entry> {
+    registry.iter().find(|(name, _, _)| *name == kind).map(|(_, _, entry)| entry)
+}
+
+/// The word among `words` that is most like `word`, if one is like it at all.
+pub fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let score = |other: &str| strsim::normalized_damerau_levenshtein(word, other);
+    words
+        .into_iter()
+        .map(|other| (score(other), other))
+        .filter(|(score, _)| *score > 0.5)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, other)| other)
+}

@@ -1,0 +1,320 @@
+//! What a vertex of the graph can do, whatever computes it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dims::Dims;
+use crate::frame::{Frame, FrameError, Frames};
+
+/// Which piece of work: the key that frames are joined by.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub struct At {
+    /// Row of the curriculum, from 0.
+    pub stage: u32,
+    /// Optimiser update, counted over the run, from 0.
+    pub step: u64,
+    /// Part of the step, from 0.
+    pub microbatch: u32,
+}
+
+/// Numbers that a node measured, by name.
+pub type Measures = BTreeMap<String, f64>;
+
+/// What a forward pass gives.
+#[derive(Debug, Default)]
+pub struct Forwarded {
+    /// Output frames by port.
+    pub frames: Frames,
+    /// Numbers for observers; losses are among them under the name of their port.
+    pub measures: Measures,
+    /// What people should know, such as a quarantined file.
+    pub notices: Vec<Notice>,
+}
+
+/// Something that people should know and that did not stop the work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Notice {
+    /// A file that cannot be used; it is left out from now on.
+    Quarantined {
+        /// Path of the file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// One optimiser update, the same for all trained nodes of a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Update {
+    /// Step that the gradients belong to.
+    pub step: u64,
+    /// Learning rate of this step, before per-group factors.
+    pub lr: f64,
+    /// Factor on all gradients, from clipping by the global norm; 1 leaves them.
+    pub scale: f64,
+}
+
+/// Numeric precision of a node's computation. Parameters and optimiser state stay f32.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats everywhere.
+    #[default]
+    F32,
+    /// Forward and backward in bf16, reductions, parameters and optimiser state in f32.
+    Bf16,
+}
+
+/// How gradients become updates.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Optimizer {
+    /// Optimiser; `adamw` is the only one so far.
+    #[serde(default = "default_optimizer")]
+    pub kind: OptimizerKind,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Decay rates of the first and second moment.
+    #[serde(default = "default_betas")]
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    #[serde(default = "default_eps")]
+    pub eps: f64,
+    /// Decoupled weight decay; norms, biases, tokens and position tables have none.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Bound on the global gradient norm over all trained nodes; none when absent.
+    #[serde(default)]
+    pub clip: Option<f64>,
+    /// Steps of linear warm-up.
+    #[serde(default)]
+    pub warmup: u64,
+    /// Learning rate at the first warm-up step.
+    #[serde(default)]
+    pub warmup_lr: f64,
+    /// Learning rate at the last step, for schedules that end.
+    #[serde(default)]
+    pub min_lr: f64,
+    /// Shape of the learning rate after warm-up.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Factor per layer counted from the top, below 1 for slower lower layers.
+    #[serde(default)]
+    pub layer_decay: Option<f64>,
+}
+
+/// Names of optimisers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    Adamw,
+}
+
+/// Shapes of the learning rate after warm-up.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// The peak to the end.
+    #[default]
+    Constant,
+    /// A straight line to `min_lr`.
+    Linear,
+    /// Half a cosine to `min_lr`.
+    Cosine,
+}
+
+fn default_optimizer() -> OptimizerKind {
+    OptimizerKind::Adamw
+}
+
+fn default_betas() -> [f64; 2] {
+    [0.9, 0.999]
+}
+
+fn default_eps() -> f64 {
+    1e-8
+}
+
+impl Optimizer {
+    /// Learning rate at `step` of a stage of `steps` steps (both counted from 0 in the stage).
+    ///
+    /// Warm-up is a line from `warmup_lr` to `lr` over `warmup` points, both ends included; then
+    /// point i of n follows the schedule (recipes §0.7).
+    pub fn lr_at(&self, step: u64, steps: u64) -> f64 {
+        if step < self.warmup {
+            let last = self.warmup.saturating_sub(1).max(1) as f64;
+            return self.warmup_lr + (self.lr - self.warmup_lr) * step as f64 / last;
+        }
+        let done = (step - self.warmup) as f64 / steps.saturating_sub(self.warmup).max(1) as f64;
+        match self.schedule {
+            Schedule::Constant => self.lr,
+            Schedule::Linear => self.lr + (self.min_lr - self.lr) * done,
+            Schedule::Cosine => {
+                let half = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+                self.min_lr + (self.lr - self.min_lr) * half
+            }
+        }
+    }
+}
+
+/// Everything that makes a node, in a form that travels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// Name in the graph.
+    pub name: String,
+    /// Kind, for example `models/internvideo2`.
+    pub kind: String,
+    /// Options of the kind.
+    pub options: serde_json::Value,
+    /// Values of the symbols in the node's ports.
+    pub dims: Dims,
+    /// Input ports that are connected.
+    pub wired: Vec<String>,
+    /// Input ports whose gradient is wanted upstream.
+    pub wants: Vec<String>,
+    /// Whether a backward pass reaches this node.
+    pub backward: bool,
+    /// The optimiser, when the node trains.
+    pub optimizer: Option<Optimizer>,
+    /// Prefixes of parameter paths that do not train.
+    pub frozen: Vec<String>,
+    /// Seed of the experiment.
+    pub seed: u64,
+    /// Device, for example `flex` or `tch:cuda:0`.
+    pub device: String,
+    /// Numeric precision.
+    pub precision: Precision,
+    /// Recompute the forward pass in the backward pass instead of keeping activations.
+    pub checkpointing: bool,
+    /// Weights file loaded after initialisation.
+    pub weights: Option<PathBuf>,
+    /// Decay of the moving average when the `weights` port is connected.
+    pub ema: Option<f64>,
+}
+
+/// State of a node: tensors by name, and words that describe them.
+#[derive(Debug, Clone, Default)]
+pub struct Part {
+    /// Parameters, optimiser state, buffers.
+    pub tensors: BTreeMap<String, Frame>,
+    /// Counters, cursor, versions.
+    pub words: BTreeMap<String, String>,
+}
+
+/// Gradients that arrive at the outputs of a node: (port, frame), in a fixed order. A port that
+/// feeds several consumers appears once for each; the node sums them in this order.
+pub type Gradients = Vec<(String, Frame)>;
+
+/// A vertex of the graph. Authors write kinds; the node around a kind is written once.
+pub trait Node: Send {
+    /// Computes the outputs of one microbatch and keeps what its backward pass needs.
+    fn forward(&mut self, at: At, inputs: Frames) -> Result<Forwarded, NodeError>;
+
+    /// Turns gradients of the outputs into gradients of the wanted inputs, and adds those of the
+    /// parameters to what the step has so far.
+    fn backward(&mut self, at: At, gradients: Gradients) -> Result<Frames, NodeError>;
+
+    /// Sum of squares of the gradients that the step has so far.
+    fn squared_norm(&mut self) -> Result<f64, NodeError>;
+
+    /// Applies the gradients of the step and forgets them.
+    fn update(&mut self, update: &Update) -> Result<Measures, NodeError>;
+
+    /// Parameters by name, for nodes that listen to the `weights` port.
+    fn weights(&self) -> Frames;
+
+    /// Takes parameters of another node: copies them, or moves its average towards them.
+    fn follow(&mut self, weights: Frames) -> Result<(), NodeError>;
+
+    /// The state at a step boundary. Cheap: device tensors are shared, not copied.
+    fn save(&self) -> Part;
+
+    /// Restores a state; refuses one that does not fit.
+    fn load(&mut self, part: &Part) -> Result<(), NodeError>;
+
+    /// Forgets passes in flight and gradients of an unfinished step.
+    fn rewind(&mut self);
+}
+
+/// Why a node could not do its part.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// An input port got no frame.
+    #[error("input `{port}` got no frame")]
+    MissingInput {
+        /// Port.
+        port: String,
+    },
+    /// A frame has another shape or dtype than the port.
+    #[error("input `{port}` got {found}, expected {expected}")]
+    Mismatch {
+        /// Port.
+        port: String,
+        /// What came.
+        found: String,
+        /// What the port takes.
+        expected: String,
+    },
+    /// An option has a value that the kind cannot use.
+    #[error("option `{option}`: {reason}")]
+    Option {
+        /// Option.
+        option: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The node's device is not compiled in or not there.
+    #[error("device `{device}` is not available; this build has {available}")]
+    Device {
+        /// Device asked for.
+        device: String,
+        /// Devices compiled in.
+        available: String,
+    },
+    /// A weights file cannot be used.
+    #[error("{file}: {reason}")]
+    Weights {
+        /// File.
+        file: String,
+        /// What is wrong, with the keys.
+        reason: String,
+    },
+    /// A checkpoint part does not fit the node.
+    #[error("the saved state does not fit: {reason}")]
+    State {
+        /// What is wrong, with the keys.
+        reason: String,
+    },
+    /// A backward pass for work that has no forward pass.
+    #[error("no forward pass is kept for step {} microbatch {}", at.step, at.microbatch)]
+    NoForward {
+        /// Which work.
+        at: At,
+    },
+    /// Data cannot be read.
+    #[error("{what}: {reason}")]
+    Data {
+        /// File or folder.
+        what: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A frame is malformed.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The computation panicked, which is a programming error.
+    #[error("panicked: {message}")]
+    Panic {
+        /// Text of the panic.
+        message: String,
+    },
+}
