@@ -154,6 +154,32 @@ impl Options {
     }
 }
 
+/// One clip in memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShapeClip {
+    /// The pictures.
+    pub frames: crate::video::Frames,
+    /// Appearance class.
+    pub appearance: usize,
+    /// Motion class.
+    pub motion: usize,
+    /// The plainest caption.
+    pub caption: String,
+}
+
+/// Draws clip `number` of a split as [`generate`] would, without a file and without sound.
+pub fn clip(options: &Options, split: &str, number: usize) -> ShapeClip {
+    let options = Options { sound: false, masks: false, ..options.clone() };
+    let (record, film) = record::make(&options, split, number);
+    let (count, height, width) = (options.frames, film.height, film.width);
+    ShapeClip {
+        frames: crate::video::Frames { data: film.rgb, count, height, width },
+        appearance: record.appearance,
+        motion: record.motion.unwrap_or_default(),
+        caption: record.caption,
+    }
+}
+
 /// What `shapes.json` says.
 #[derive(Debug, Serialize, Deserialize)]
 struct Origin {

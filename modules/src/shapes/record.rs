@@ -16,10 +16,10 @@ pub(crate) struct Record {
     /// Relative to the manifest.
     pub(crate) path: String,
     pub(crate) split: String,
-    appearance: usize,
+    pub(crate) appearance: usize,
     /// Absent for an untrimmed video, which has events.
     #[serde(skip_serializing_if = "Option::is_none")]
-    motion: Option<usize>,
+    pub(crate) motion: Option<usize>,
     appearance_name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     motion_name: Option<&'static str>,
@@ -28,7 +28,7 @@ pub(crate) struct Record {
     texture: &'static str,
     background: &'static str,
     dots: usize,
-    caption: String,
+    pub(crate) caption: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     captions: Option<Captions>,
     questions: Vec<Question>,

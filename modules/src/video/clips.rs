@@ -69,6 +69,8 @@ pub struct Clip {
     pub video: Vec<f32>,
     /// C, T, H, W.
     pub dims: [usize; 4],
+    /// Place of its video in the manifest.
+    pub number: usize,
     /// The video it comes from: id, file, labels, texts.
     pub entry: Entry,
     /// Frame numbers in the file.
@@ -177,14 +179,14 @@ impl ClipReader {
         let (number, view) = (item / self.views(), item % self.views());
         let draw = key.with("clip").with_number(position);
         let wanted = &self.manifest.entries[number];
-        let first = match self.clip(wanted, view, &draw) {
+        let first = match self.clip(number, view, &draw) {
             Ok(clip) => return Ok(clip),
             Err(reason) => reason,
         };
         self.list(wanted, &first);
         for other in self.stand_ins(&draw, order, number) {
             let entry = &self.manifest.entries[other];
-            match self.clip(entry, view, &draw) {
+            match self.clip(other, view, &draw) {
                 Ok(clip) => return Ok(Clip { replaces: Some(wanted.id.clone()), ..clip }),
                 Err(reason) => self.list(entry, &reason),
             }
@@ -236,7 +238,8 @@ impl ClipReader {
     }
 
     /// One view of one video, or why not.
-    fn clip(&self, entry: &Entry, view: usize, draw: &Key) -> Result<Clip, String> {
+    fn clip(&self, number: usize, view: usize, draw: &Key) -> Result<Clip, String> {
+        let entry = &self.manifest.entries[number];
         let ClipOptions { sampler, transform, decode, views, .. } = &self.options;
         let text = |error: VideoError| error.to_string();
         let mut rng = draw.rng();
@@ -256,7 +259,7 @@ impl ClipReader {
         let values = transform.apply(&decoded, crop, &mut rng).map_err(text)?;
         let dims = [3, numbers.len(), transform.size, transform.size];
         let entry = entry.clone();
-        Ok(Clip { video: values, dims, entry, frames: numbers, view, replaces: None })
+        Ok(Clip { video: values, dims, number, entry, frames: numbers, view, replaces: None })
     }
 }
 

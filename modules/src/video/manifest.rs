@@ -1,6 +1,6 @@
 //! Which videos a data set has, and what is said about them.
 //!
-//! A folder is searched for known extensions. A CSV or JSONL manifest has a `path` column, relative
+//! A folder is searched for known extensions, unless it holds a `manifest.csv` or `manifest.jsonl`. A CSV or JSONL manifest has a `path` column, relative
 //! to the manifest, and optionally `start` and `end` in seconds and `split`; all other columns are
 //! labels (integers) and texts.
 
@@ -102,6 +102,8 @@ impl Manifest {
         }
         let extension = path.extension().map(|text| text.to_string_lossy().to_lowercase());
         let mut manifest = match extension.as_deref() {
+            _ if path.join("manifest.csv").is_file() => csv_file(&path.join("manifest.csv"))?,
+            _ if path.join("manifest.jsonl").is_file() => jsonl_file(&path.join("manifest.jsonl"))?,
             _ if path.is_dir() => folder(path)?,
             Some("csv") => csv_file(path)?,
             Some("jsonl") => jsonl_file(path)?,

@@ -1,5 +1,6 @@
 //! Which part of a picture is kept, at which size: one plan for all frames of a clip.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::resize::Region;
@@ -7,15 +8,16 @@ use crate::rng::Rng;
 use crate::video::error::VideoError;
 
 /// How a picture becomes a square of the wanted size.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Crop {
     /// The whole picture, its aspect ratio not kept.
     Stretch,
-    /// The shorter side is scaled to `short`, then the centre is cut out.
+    /// The shorter side is scaled to a length, then the centre is cut out.
     Centre {
-        /// Length of the shorter side in pixels, at least the output size.
-        short: usize,
+        /// Length of the shorter side in pixels; the output size when absent.
+        #[serde(default)]
+        short: Option<usize>,
     },
     /// The shorter side is scaled to the output size; view 0, 1, 2 lie along the longer one.
     Three,
@@ -29,6 +31,7 @@ pub enum Crop {
     /// A random part at one of 13 fixed places, its sides drawn from shares of the shorter side.
     MultiScale {
         /// The shares, from large to small; width and height differ by at most one place.
+        #[serde(default = "stage_1_scales")]
         scales: Vec<f64>,
     },
     /// The longer side is scaled to the output size; black fills the bottom or the right.
@@ -38,8 +41,12 @@ pub enum Crop {
 impl Crop {
     /// The multi-scale crop of InternVideo2 stage 1.
     pub fn multi_scale() -> Self {
-        Self::MultiScale { scales: vec![1.0, 0.875, 0.75, 0.66] }
+        Self::MultiScale { scales: stage_1_scales() }
     }
+}
+
+fn stage_1_scales() -> Vec<f64> {
+    vec![1.0, 0.875, 0.75, 0.66]
 }
 
 /// What is done to every frame of a clip.
@@ -78,7 +85,7 @@ impl Plan {
         Ok(match crop {
             Crop::Stretch => Self::scale(whole, square),
             Crop::Centre { short } => {
-                let plan = Self::scale(whole, short_side(height, width, *short));
+                let plan = Self::scale(whole, short_side(height, width, short.unwrap_or(size)));
                 let window = centre(plan.resize, square)?;
                 Self { window, canvas: square, ..plan }
             }
@@ -231,7 +238,7 @@ mod tests {
     fn every_drawn_region_lies_inside_the_picture() {
         let crops = [
             Crop::Stretch,
-            Crop::Centre { short: 40 },
+            Crop::Centre { short: Some(40) },
             Crop::Three,
             Crop::RandomResized { scale: [0.08, 1.0], ratio: [0.75, 4.0 / 3.0] },
             Crop::multi_scale(),

@@ -3,6 +3,7 @@
 pub mod crop;
 pub mod resize;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crop::{Crop, Plan};
@@ -13,7 +14,7 @@ use super::error::VideoError;
 use crate::rng::Rng;
 
 /// Means and deviations of red, green and blue in 0..1.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Normalisation {
     /// Subtracted from a value.
@@ -71,7 +72,7 @@ impl Default for Transform {
     fn default() -> Self {
         Self {
             size: 224,
-            crop: Crop::Centre { short: 224 },
+            crop: Crop::Centre { short: None },
             filter: Filter::Bicubic,
             antialias: true,
             rounding: Rounding::default(),
