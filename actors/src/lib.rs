@@ -15,5 +15,6 @@ pub mod observer;
 pub mod record;
 mod step;
 pub mod supervisor;
+pub mod transport;
 
 include!(concat!(env!("OUT_DIR"), "/lists.rs"));

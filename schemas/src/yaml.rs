@@ -137,6 +137,59 @@ impl Located {
         }
     }
 
+    /// As YAML text, in block style.
+    pub fn to_yaml(&self) -> String {
+        let mut text = String::new();
+        self.write(&mut text, 0);
+        text
+    }
+
+    fn write(&self, text: &mut String, depth: usize) {
+        let indent = "  ".repeat(depth);
+        match &self.tree {
+            Tree::Map(entries) if !entries.is_empty() => {
+                for (key, value) in entries {
+                    let key = quoted_if_needed(key);
+                    text.push_str(&format!("{indent}{key}:"));
+                    value.write_below(text, depth);
+                }
+            }
+            Tree::List(items) if !items.is_empty() => {
+                for item in items {
+                    text.push_str(&format!("{indent}-"));
+                    item.write_below(text, depth);
+                }
+            }
+            _ => text.push_str(&format!("{indent}{}\n", self.scalar())),
+        }
+    }
+
+    fn write_below(&self, text: &mut String, depth: usize) {
+        let nested = match &self.tree {
+            Tree::Map(entries) => !entries.is_empty(),
+            Tree::List(items) => !items.is_empty(),
+            _ => false,
+        };
+        if nested {
+            text.push('\n');
+            self.write(text, depth + 1);
+        } else {
+            text.push_str(&format!(" {}\n", self.scalar()));
+        }
+    }
+
+    fn scalar(&self) -> String {
+        match &self.tree {
+            Tree::Null => "null".to_owned(),
+            Tree::Bool(value) => value.to_string(),
+            Tree::Int(value) => value.to_string(),
+            Tree::Float(value) => format!("{value:?}"),
+            Tree::Text(value) => quoted_if_needed(value),
+            Tree::List(_) => "[]".to_owned(),
+            Tree::Map(_) => "{}".to_owned(),
+        }
+    }
+
     /// As plain data.
     pub fn to_json(&self) -> Value {
         match &self.tree {
@@ -262,6 +315,16 @@ impl Reader<'_> {
     }
 }
 
+/// Text as it can stand in block style: plain words as they are, the rest in double quotes.
+fn quoted_if_needed(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
+    let word = !text.is_empty()
+        && text.chars().all(plain)
+        && !text.starts_with(['-', '.'])
+        && matches!(plain_scalar(text), Tree::Text(_));
+    if word { text.to_owned() } else { Value::String(text.to_owned()).to_string() }
+}
+
 /// A scalar without quotes, by the YAML 1.2 core schema; `1e-3` is a number too.
 pub fn plain_scalar(text: &str) -> Tree {
     match text {
@@ -312,6 +375,14 @@ mod tests {
         let (tree, problems) = read("graph: { clips: [1, 2\n");
         assert!(tree.is_none());
         assert_eq!(problems[0].code, Code::Yaml);
+    }
+
+    #[test]
+    fn what_is_written_reads_as_the_same() {
+        let text = "a: { b: [1, 2.5, x y, '7', ~], c: {}, 'k: v': true }\nd: 1.0e-6\n";
+        let tree = read(text).0.unwrap();
+        let again = read(&tree.to_yaml()).0.unwrap();
+        assert_eq!(tree.to_json(), again.to_json(), "{}", tree.to_yaml());
     }
 
     #[test]

@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What tests share.
+
+pub mod golden;

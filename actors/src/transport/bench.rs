@@ -1,0 +1,407 @@
+//! What the transport costs beside the machine under it, all measured in one run.
+//!
+//! A second process (an executable that calls [`bench_peer`]) receives. Definitions:
+//! - **memcpy**: one thread copies pieces of the given size from 64 MB of sources into 64 MB of destinations, so
+//!   that both lie in main memory, as tensors do.
+//! - **raw tcp**: `write_all` on a loopback `TcpStream` and `read_exact` into one buffer at the other side.
+//! - **throughput**: messages with one body out of the same sources, as many in flight as fit into 16 MiB but at
+//!   least two; the receiver looks at the first and last byte and drops the body. Counted until the last credit is
+//!   back. Over shared memory this includes the one copy of the sender.
+//! - **hand-over**: from just before `send` until the receiving thread holds the message, one at a time, by the
+//!   host's clock. *In place*: the body was written into reserved memory before; *copied*: `send` copies it.
+//!
+//! Cells are interleaved: each round measures every cell once. Best and median are over rounds; latencies are
+//! percentiles over all rounds.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use crossbeam_channel::Receiver;
+
+use super::clock::now;
+use super::hello::{hex, nonce};
+use super::{Address, Inbound, Keys, Message, Options, PeerName, PublicKey, Transport, TransportError};
+
+/// Bytes of the sources, and of the destinations of memcpy.
+const POOL: usize = 64_000_000;
+const MIB: usize = 1 << 20;
+/// A step of the benchmark that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Rounds over all cells; at least 1.
+    pub rounds: usize,
+    /// The executable of the second process, and the arguments before those for [`bench_peer`].
+    pub peer: (PathBuf, Vec<String>),
+    /// An empty directory for sockets and keys.
+    pub directory: PathBuf,
+}
+
+/// One line of the result.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// What was measured.
+    pub what: String,
+    /// Bytes of a body.
+    pub size: usize,
+    /// `GB/s`, or `us`.
+    pub unit: &'static str,
+    /// The best round, or p50.
+    pub best: f64,
+    /// The median round, or p99.
+    pub median: f64,
+    /// What it is compared with, and the ratios of best and of median.
+    pub against: Option<(&'static str, f64, f64)>,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, size, unit, best, median, .. } = self;
+        let (first, second) = if *unit == "us" { ("p50", "p99") } else { ("best", "median") };
+        write!(f, "{what:<28} {size:>9} B  {first} {best:>8.2} {unit}  {second} {median:>8.2} {unit}")?;
+        if let Some((against, best, median)) = self.against {
+            write!(f, "  = {:.0} % / {:.0} % of {against}", best * 100.0, median * 100.0)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cell {
+    Memcpy(usize),
+    Raw(usize),
+    Shared(usize),
+    Plain(usize),
+    Curve(usize),
+    InPlace(usize),
+    Copied(usize),
+}
+
+const CELLS: [Cell; 17] = [
+    Cell::Memcpy(MIB),
+    Cell::Shared(MIB),
+    Cell::Memcpy(16 * MIB),
+    Cell::Shared(16 * MIB),
+    Cell::Memcpy(64_000_000),
+    Cell::Shared(64_000_000),
+    Cell::InPlace(64 << 10),
+    Cell::InPlace(MIB),
+    Cell::InPlace(16 * MIB),
+    Cell::Copied(64 << 10),
+    Cell::Copied(MIB),
+    Cell::Raw(MIB),
+    Cell::Plain(MIB),
+    Cell::Curve(MIB),
+    Cell::Raw(64_000_000),
+    Cell::Plain(64_000_000),
+    Cell::Curve(64_000_000),
+];
+
+impl Cell {
+    fn name(self) -> (&'static str, usize) {
+        match self {
+            Self::Memcpy(size) => ("memcpy", size),
+            Self::Raw(size) => ("raw tcp", size),
+            Self::Shared(size) => ("shared memory", size),
+            Self::Plain(size) => ("tcp, unencrypted", size),
+            Self::Curve(size) => ("tcp, CURVE", size),
+            Self::InPlace(size) => ("hand-over, in place", size),
+            Self::Copied(size) => ("hand-over, copied", size),
+        }
+    }
+
+    fn against(self) -> Option<(&'static str, Self)> {
+        match self {
+            Self::Shared(size) => Some(("memcpy", Self::Memcpy(size))),
+            Self::Plain(size) | Self::Curve(size) => Some(("raw tcp", Self::Raw(size))),
+            _ => None,
+        }
+    }
+
+    fn latency(self) -> bool {
+        matches!(self, Self::InPlace(_) | Self::Copied(_))
+    }
+}
+
+fn failed(doing: &'static str) -> impl Fn(std::io::Error) -> TransportError {
+    move |source| TransportError::io(doing, "benchmark peer", source)
+}
+
+fn silent() -> TransportError {
+    failed("hear of")(std::io::ErrorKind::TimedOut.into())
+}
+
+/// A second process, ended when dropped.
+struct Peer(Child);
+
+impl Peer {
+    fn spawn(plan: &Plan, arguments: &[&str]) -> Result<Self, TransportError> {
+        let mut command = Command::new(&plan.peer.0);
+        command.args(&plan.peer.1).args(arguments).stdin(Stdio::null());
+        command.spawn().map(Self).map_err(failed("start"))
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A transport with a receiving process at its other end.
+struct Wire {
+    transport: Transport,
+    inbound: Receiver<Inbound>,
+    to: PeerName,
+    _peer: Peer,
+}
+
+impl Wire {
+    /// `name` is `ipc`, `plain` or `curve`.
+    fn start(plan: &Plan, name: &str) -> Result<Self, TransportError> {
+        let (to, token) = (PeerName::new("sink")?, nonce().map_err(failed("make a token for"))?);
+        let mut options = Options::new(PeerName::new("source")?, token);
+        options.bind = vec![match name {
+            "ipc" => Address::Ipc { path: plan.directory.join("ipc").join("s") },
+            _ => Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 },
+        }];
+        options.plain_tcp = name == "plain";
+        let (mut secret, mut server) = ("-".to_owned(), "-".to_owned());
+        if name == "curve" {
+            let (ours, theirs) = (Keys::generate()?, Keys::generate()?);
+            secret = theirs.save(&plan.directory, "sink")?.1.display().to_string();
+            server = ours.public().to_string();
+            options.allow = vec![(theirs.public(), to.clone())];
+            options.keys = Some(ours);
+        }
+        let (transport, inbound) = Transport::start(options)?;
+        let address = transport.addresses()[0].to_string();
+        let peer = Peer::spawn(plan, &["sink", name, &address, &secret, &server, &hex(&token)])?;
+        match inbound.recv_timeout(PATIENCE) {
+            Ok(Inbound::Connected { .. }) => {}
+            _ => return Err(silent()),
+        }
+        Ok(Self { transport, inbound, to, _peer: peer })
+    }
+
+    fn reply(&self) -> Result<Message, TransportError> {
+        match self.inbound.recv_timeout(PATIENCE) {
+            Ok(Inbound::Message { message, .. }) => Ok(message),
+            Ok(Inbound::Lost { peer, why }) => Err(TransportError::Lost { peer, why }),
+            _ => Err(silent()),
+        }
+    }
+
+    /// GB/s of messages with one body each.
+    fn rate(&self, sources: &Sources, size: usize, total: usize) -> Result<f64, TransportError> {
+        let window = (16 * MIB / size).max(2);
+        let count = (total / size).max(4);
+        let run = |count: usize| {
+            for turn in 0..count + window {
+                if turn >= window {
+                    self.reply()?;
+                }
+                if turn < count {
+                    let message = Message { header: vec![b'c'], bodies: vec![sources.body(turn, size)] };
+                    self.transport.send(&self.to, message)?;
+                }
+            }
+            Ok::<(), TransportError>(())
+        };
+        // Pages, segments and receive buffers exist after as many as are in flight at once.
+        run(window * 2)?;
+        let start = now();
+        // The first `window` turns send without waiting, the last ones only wait.
+        run(count.max(window))?;
+        Ok((count.max(window) * size) as f64 / start.elapsed().as_secs_f64() / 1e9)
+    }
+
+    /// Microseconds until the other side held each message.
+    fn hand_over(&self, sources: &Sources, size: usize, in_place: bool) -> Result<Vec<f64>, TransportError> {
+        let count = (256 * MIB / size).clamp(20, 300);
+        let mut waits = Vec::with_capacity(count);
+        for turn in 0..count + 10 {
+            let body = match in_place {
+                true => {
+                    let mut reserved = self.transport.reserve(&self.to, size)?;
+                    reserved.copy_from_slice(&sources.body(turn, size));
+                    reserved.freeze()
+                }
+                false => sources.body(turn, size),
+            };
+            let mut header = vec![b't'];
+            header.extend_from_slice(&wall().to_le_bytes());
+            self.transport.send(&self.to, Message { header, bodies: vec![body] })?;
+            let reply = self.reply()?;
+            let waited = reply.header.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+            if turn >= 10 {
+                waits.push(waited as f64 / 1e3);
+            }
+        }
+        Ok(waits)
+    }
+}
+
+/// Nanoseconds of the host's clock, the same in both processes.
+fn wall() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64)
+}
+
+struct Sources(Bytes);
+
+impl Sources {
+    fn body(&self, turn: usize, size: usize) -> Bytes {
+        let slots = (self.0.len() / size).max(1);
+        let start = turn % slots * size;
+        self.0.slice(start..start + size)
+    }
+}
+
+fn memcpy(sources: &Sources, destination: &mut [u8], size: usize, total: usize) -> f64 {
+    let slots = destination.len() / size;
+    let mut copy = |count: usize| {
+        for turn in 0..count {
+            let at = turn % slots * size;
+            destination[at..at + size].copy_from_slice(&sources.0[at..at + size]);
+            std::hint::black_box(&mut *destination);
+        }
+    };
+    copy(slots);
+    let count = (total / size).max(slots);
+    let start = now();
+    copy(count);
+    (count * size) as f64 / start.elapsed().as_secs_f64() / 1e9
+}
+
+fn raw_tcp(plan: &Plan, sources: &Sources, size: usize, total: usize) -> Result<f64, TransportError> {
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(failed("listen for"))?;
+    let address = listener.local_addr().map_err(failed("listen for"))?.to_string();
+    let _peer = Peer::spawn(plan, &["raw", &address, &size.to_string()])?;
+    let (mut stream, _) = listener.accept().map_err(failed("accept"))?;
+    stream.set_nodelay(true).map_err(failed("accept"))?;
+    let (warm, count) = ((8 * MIB / size).max(1), (total / size).max(4));
+    let mut send = |count: usize| {
+        for turn in 0..count {
+            stream.write_all(&sources.body(turn, size))?;
+        }
+        // The peer answers every message with a byte.
+        stream.read_exact(&mut vec![0; count])
+    };
+    send(warm).map_err(failed("write to"))?;
+    let start = now();
+    send(count).map_err(failed("write to"))?;
+    Ok((count * size) as f64 / start.elapsed().as_secs_f64() / 1e9)
+}
+
+/// Measures every cell and compares.
+pub fn bench_transport(plan: &Plan) -> Result<Vec<Row>, TransportError> {
+    let sources = Sources((0..POOL).map(|index| (index * 7 + index / 4096) as u8).collect::<Vec<_>>().into());
+    let mut destination = vec![1; POOL];
+    let shared = Wire::start(plan, "ipc")?;
+    let plain = Wire::start(plan, "plain")?;
+    let curve = Wire::start(plan, "curve")?;
+    let mut figures: Vec<Vec<f64>> = vec![Vec::new(); CELLS.len()];
+    for _ in 0..plan.rounds.max(1) {
+        for (cell, figures) in CELLS.iter().zip(&mut figures) {
+            match *cell {
+                Cell::Memcpy(size) => figures.push(memcpy(&sources, &mut destination, size, 1 << 30)),
+                Cell::Raw(size) => figures.push(raw_tcp(plan, &sources, size, 1 << 29)?),
+                Cell::Shared(size) => figures.push(shared.rate(&sources, size, 1 << 30)?),
+                Cell::Plain(size) => figures.push(plain.rate(&sources, size, 1 << 29)?),
+                Cell::Curve(size) => figures.push(curve.rate(&sources, size, 1 << 28)?),
+                Cell::InPlace(size) => figures.extend(shared.hand_over(&sources, size, true)?),
+                Cell::Copied(size) => figures.extend(shared.hand_over(&sources, size, false)?),
+            }
+        }
+    }
+    for wire in [shared, plain, curve] {
+        wire.transport.shutdown();
+    }
+    Ok(rows(figures))
+}
+
+fn at(sorted: &[f64], part: f64) -> f64 {
+    let index = (sorted.len().saturating_sub(1)) as f64 * part;
+    sorted.get(index.round() as usize).copied().unwrap_or(f64::NAN)
+}
+
+fn rows(mut figures: Vec<Vec<f64>>) -> Vec<Row> {
+    figures.iter_mut().for_each(|figures| figures.sort_by(f64::total_cmp));
+    let figure = |cell: Cell| {
+        let sorted = CELLS.iter().position(|other| *other == cell).map_or(&[][..], |index| &figures[index]);
+        if cell.latency() { (at(sorted, 0.5), at(sorted, 0.99)) } else { (at(sorted, 1.0), at(sorted, 0.5)) }
+    };
+    let row = |cell: &Cell| {
+        let ((what, size), (best, median)) = (cell.name(), figure(*cell));
+        let against = cell.against().map(|(name, other)| {
+            let other = figure(other);
+            (name, best / other.0, median / other.1)
+        });
+        Row { what: what.to_owned(), size, unit: if cell.latency() { "us" } else { "GB/s" }, best, median, against }
+    };
+    CELLS.iter().map(row).collect()
+}
+
+/// The second process: receives until the first one goes away. Its arguments come from [`bench_transport`].
+pub fn bench_peer(arguments: &[String]) -> Result<(), TransportError> {
+    let refused = || failed("understand the arguments of")(std::io::ErrorKind::InvalidInput.into());
+    match arguments {
+        [what, address, size] if what == "raw" => {
+            raw_sink(address, size.parse().map_err(|_| refused())?).map_err(failed("read at"))
+        }
+        [what, name, address, secret, server, token] if what == "sink" => {
+            let bytes = token.get(..32).ok_or_else(refused)?;
+            let mut options = Options::new(PeerName::new("sink")?, super::hello::unhex(bytes).ok_or_else(refused)?);
+            options.plain_tcp = name == "plain";
+            let mut key = None;
+            if name == "curve" {
+                options.keys = Some(Keys::load(Path::new(secret))?);
+                key = Some(server.parse::<PublicKey>()?);
+            }
+            let (transport, inbound) = Transport::start(options)?;
+            let source = PeerName::new("source")?;
+            transport.connect(&source, &address.parse()?, key)?;
+            sink(&transport, &source, &inbound)
+        }
+        _ => Err(refused()),
+    }
+}
+
+fn sink(transport: &Transport, source: &PeerName, inbound: &Receiver<Inbound>) -> Result<(), TransportError> {
+    for event in inbound {
+        let message = match event {
+            Inbound::Connected { .. } => continue,
+            Inbound::Lost { .. } => return Ok(()),
+            Inbound::Message { message, .. } => message,
+        };
+        let Message { mut header, bodies } = message;
+        for body in &bodies {
+            std::hint::black_box((body.first(), body.last()));
+        }
+        if let Some(stamp) = header.get_mut(1..9) {
+            let sent = <[u8; 8]>::try_from(&*stamp).map_or(0, u64::from_le_bytes);
+            stamp.copy_from_slice(&wall().saturating_sub(sent).to_le_bytes());
+        }
+        drop(bodies);
+        transport.send(source, Message { header, bodies: Vec::new() })?;
+    }
+    Ok(())
+}
+
+fn raw_sink(address: &str, size: usize) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    let mut buffer = vec![0; size];
+    while stream.read_exact(&mut buffer).is_ok() {
+        stream.write_all(&[1])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,526 @@
+//! The IO thread: one poll over every socket, and what each of them leads to.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::buffers::Buffers;
+use super::clock::now;
+use super::dial::Dialer;
+use super::place::{self, Charge, Outgoing};
+use super::pool::Pool;
+use super::session::{Session, Step, Via};
+use super::side::{self, Listener, Side};
+use super::sockets::{ROOM, Settings};
+use super::wire::{CHUNK, INLINE, Kind};
+use super::{
+    Address, Cause, Command, Inbound, Inner, Message, Options, PeerName, State, TransportError, zap,
+};
+
+/// Messages taken from one socket before the others get their turn.
+const TURN: usize = 32;
+/// How long what a vanished peer has sent may still come out of the sockets.
+const GRACE: Duration = Duration::from_millis(150);
+/// Time for queued messages to leave at shutdown, milliseconds.
+const LINGER_MS: i32 = 2000;
+
+/// A listening socket.
+pub(crate) struct Router {
+    pub(crate) address: Address,
+    pub(crate) socket: zmq::Socket,
+    monitor: zmq::Socket,
+    pub(crate) side: Option<Listener>,
+    /// Sessions by what the socket calls their connection.
+    pub(crate) routes: BTreeMap<Vec<u8>, u64>,
+}
+
+pub(crate) struct Engine {
+    pub(crate) inner: Arc<Inner>,
+    orders: Receiver<Command>,
+    inbound: Sender<Inbound>,
+    pub(crate) context: zmq::Context,
+    pub(crate) settings: Settings,
+    zap: zmq::Socket,
+    buffers: Arc<Buffers>,
+    pub(crate) routers: Vec<Router>,
+    pub(crate) dialers: BTreeMap<PeerName, Dialer>,
+    pub(crate) sessions: BTreeMap<u64, Session>,
+    pub(crate) current: BTreeMap<PeerName, u64>,
+    pub(crate) pools: BTreeMap<u64, Arc<Pool>>,
+    pub(crate) shared_limit: BTreeMap<u64, usize>,
+    pub(crate) early: BTreeMap<PeerName, Vec<(Message, Charge)>>,
+    /// Side sockets that have not named their session yet.
+    pub(crate) strangers: VecDeque<(Side, Instant)>,
+    pub(crate) next_session: u64,
+    pub(crate) generation: u64,
+    ticked: Instant,
+    beaten: Instant,
+    beats: u64,
+}
+
+/// Which socket is ready.
+enum Ready {
+    Zap,
+    Router(usize),
+    RouterMonitor(usize),
+    Listener(usize),
+    Dialer(PeerName),
+    DialerMonitor(PeerName),
+    Side(u64),
+    Strangers,
+}
+
+/// The frames of one received ZeroMQ message.
+struct Parts {
+    identity: Vec<u8>,
+    frame: zmq::Message,
+    piece: Option<zmq::Message>,
+    extra: bool,
+}
+
+/// Watches a socket for closed connections and failed handshakes.
+pub(crate) fn monitor(
+    context: &zmq::Context,
+    socket: &zmq::Socket,
+    name: &str,
+) -> zmq::Result<zmq::Socket> {
+    const EVENTS: u32 = zmq_sys::ZMQ_EVENT_DISCONNECTED
+        | zmq_sys::ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        | zmq_sys::ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL
+        | zmq_sys::ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+    let endpoint = format!("inproc://monitor-{name}");
+    socket.monitor(&endpoint, EVENTS as i32)?;
+    let watcher = context.socket(zmq::PAIR)?;
+    watcher.set_linger(0)?;
+    watcher.connect(&endpoint)?;
+    Ok(watcher)
+}
+
+fn receive(socket: &zmq::Socket, routed: bool) -> Option<Parts> {
+    let mut next = socket.recv_msg(zmq::DONTWAIT).ok()?;
+    let mut more = next.get_more();
+    let mut identity = Vec::new();
+    if routed {
+        identity = next.to_vec();
+        next = if more { socket.recv_msg(zmq::DONTWAIT).ok()? } else { zmq::Message::new() };
+        more = next.get_more();
+    }
+    let mut parts = Parts { identity, frame: next, piece: None, extra: false };
+    while more {
+        let part = socket.recv_msg(zmq::DONTWAIT).ok()?;
+        more = part.get_more();
+        parts.extra |= parts.piece.is_some();
+        parts.piece = Some(part);
+    }
+    Some(parts)
+}
+
+/// Makes the directory of an ipc socket, or checks that only this user may enter it.
+fn private_directory(path: &Path) -> Result<(), TransportError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|source| TransportError::io("make", directory, source))?;
+    let metadata =
+        directory.metadata().map_err(|source| TransportError::io("read", directory, source))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(TransportError::DirectoryOpen { path: directory.into(), mode });
+    }
+    Ok(())
+}
+
+impl Engine {
+    /// Binds every address.
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        orders: Receiver<Command>,
+        inbound: Sender<Inbound>,
+    ) -> Result<(Self, Vec<Address>), TransportError> {
+        let options = &inner.options;
+        let limits = &options.limits;
+        let settings = Settings {
+            heartbeat: options.heartbeat.clone(),
+            largest_frame: (limits.header + limits.bodies * (INLINE + 64)).max(CHUNK) + ROOM,
+            keys: options.keys.clone(),
+            plain_tcp: options.plain_tcp,
+        };
+        let context = zmq::Context::new();
+        let generation =
+            SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64);
+        let started = now();
+        let mut engine = Self {
+            zap: zap::bind(&context)?,
+            buffers: Buffers::new(limits.held),
+            orders,
+            inbound,
+            context,
+            settings,
+            routers: Vec::new(),
+            dialers: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            current: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            shared_limit: BTreeMap::new(),
+            early: BTreeMap::new(),
+            strangers: VecDeque::new(),
+            next_session: 0,
+            generation,
+            ticked: started,
+            beaten: started,
+            beats: 0,
+            inner: Arc::clone(&inner),
+        };
+        for address in &inner.options.bind {
+            engine.listen(address)?;
+        }
+        let addresses = engine.routers.iter().map(|router| router.address.clone()).collect();
+        Ok((engine, addresses))
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    fn listen(&mut self, address: &Address) -> Result<(), TransportError> {
+        let mut listener = None;
+        if let Address::Ipc { path } = address {
+            private_directory(path)?;
+            let side = side::path(path);
+            listener = Some(
+                Listener::bind(&side).map_err(|source| TransportError::io("bind", side, source))?,
+            );
+        }
+        let socket = self.settings.listen(&self.context, address)?;
+        let watched = monitor(&self.context, &socket, &format!("router-{}", self.routers.len()));
+        let monitor = watched.map_err(TransportError::zmq("watch a socket"))?;
+        let mut bound = address.clone();
+        if let (Address::Tcp { port, .. }, Ok(Ok(endpoint))) =
+            (&mut bound, socket.get_last_endpoint())
+        {
+            let chosen = endpoint.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+            *port = chosen.unwrap_or(*port);
+        }
+        self.routers.push(Router {
+            address: bound,
+            socket,
+            monitor,
+            side: listener,
+            routes: BTreeMap::new(),
+        });
+        Ok(())
+    }
+
+    /// Runs until it is told to stop.
+    pub(crate) fn run(mut self) {
+        loop {
+            loop {
+                match self.orders.try_recv() {
+                    Ok(Command::Stop) => return self.stop(),
+                    Ok(command) => self.obey(command),
+                    Err(_) => break,
+                }
+            }
+            let ready = match self.wait() {
+                Ok(ready) => ready,
+                Err(error) => {
+                    tracing::error!(%error, "the transport's poll failed");
+                    return self.stop();
+                }
+            };
+            for socket in ready {
+                self.serve(socket);
+            }
+            self.tick();
+        }
+    }
+
+    fn wait(&self) -> zmq::Result<Vec<Ready>> {
+        let fd = |fd: &dyn AsRawFd| zmq::PollItem::from_fd(fd.as_raw_fd(), zmq::POLLIN);
+        let mut items = vec![fd(&self.inner.wake), self.zap.as_poll_item(zmq::POLLIN)];
+        let mut tokens = vec![None, Some(Ready::Zap)];
+        let mut add = |item, token| {
+            items.push(item);
+            tokens.push(Some(token));
+        };
+        for (index, router) in self.routers.iter().enumerate() {
+            add(router.socket.as_poll_item(zmq::POLLIN), Ready::Router(index));
+            add(router.monitor.as_poll_item(zmq::POLLIN), Ready::RouterMonitor(index));
+            if let Some(listener) = &router.side {
+                add(fd(listener), Ready::Listener(index));
+            }
+        }
+        for (peer, dialer) in &self.dialers {
+            if let Some((connected, monitor)) = &dialer.sockets {
+                add(connected.as_poll_item(zmq::POLLIN), Ready::Dialer(peer.clone()));
+                add(monitor.as_poll_item(zmq::POLLIN), Ready::DialerMonitor(peer.clone()));
+            }
+        }
+        for (id, session) in &self.sessions {
+            if let Some(side) = &session.side {
+                add(fd(side), Ready::Side(*id));
+            }
+        }
+        for (side, _) in &self.strangers {
+            add(fd(side), Ready::Strangers);
+        }
+        self.inner.wake.sleeping();
+        let timeout = if self.orders.is_empty() { self.pause().as_millis() as i64 } else { 0 };
+        let polled = zmq::poll(&mut items, timeout);
+        self.inner.wake.awake();
+        if let Err(error) = polled
+            && error != zmq::Error::EINTR
+        {
+            return Err(error);
+        }
+        let ready = items.iter().map(|item| !item.get_revents().is_empty());
+        Ok(ready.zip(tokens).filter_map(|(ready, token)| token.filter(|_| ready)).collect())
+    }
+
+    fn pause(&self) -> Duration {
+        (self.settings.heartbeat.interval / 4)
+            .clamp(Duration::from_millis(5), Duration::from_millis(50))
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Connect { peer, address, server } => self.dial(peer, address, server),
+            Command::Placed { session, outgoing } => self.transmit(session, outgoing),
+            Command::Early { peer, message, charge } => match self.current.get(&peer) {
+                Some(&id) => self.send_early(id, &message, charge),
+                None if self.dialers.contains_key(&peer) => {
+                    self.early.entry(peer).or_default().push((message, charge));
+                }
+                // It was lost after the call, which has been reported.
+                None => {}
+            },
+            Command::Forget { peer } => self.forget(&peer),
+            Command::Stop => {}
+        }
+    }
+
+    pub(crate) fn send_early(&mut self, id: u64, message: &Message, charge: Charge) {
+        let outgoing = place::place(message, self.pools.get(&id), charge);
+        self.transmit(id, outgoing);
+    }
+
+    /// Runs something with a session and its socket.
+    fn with<T>(
+        &mut self,
+        id: u64,
+        run: impl FnOnce(&mut Session, &mut zmq::Socket) -> T,
+    ) -> Option<T> {
+        let session = self.sessions.get_mut(&id)?;
+        let socket = match &session.via {
+            Via::Router { index, .. } => &mut self.routers[*index].socket,
+            Via::Dialer => &mut self.dialers.get_mut(&session.peer)?.sockets.as_mut()?.0,
+        };
+        Some(run(session, socket))
+    }
+
+    fn transmit(&mut self, id: u64, outgoing: Outgoing) {
+        let sent = self.with(id, |session, socket| session.send(socket, outgoing));
+        self.check_sent(id, sent);
+    }
+
+    fn check_sent(&mut self, id: u64, sent: Option<zmq::Result<()>>) {
+        if let Some(Err(error)) = sent {
+            tracing::debug!(%error, session = id, "a session's socket is gone");
+            self.end_soon(id, Cause::Disconnected);
+        }
+    }
+
+    fn serve(&mut self, ready: Ready) {
+        match ready {
+            Ready::Zap => while zap::answer(&self.zap, &self.inner.allowed()) {},
+            Ready::Router(index) => self.serve_router(index),
+            Ready::RouterMonitor(index) => {
+                while self.routers[index].monitor.recv_multipart(zmq::DONTWAIT).is_ok() {}
+                // A dead route answers a heartbeat with an error.
+                self.beat();
+            }
+            Ready::Listener(index) => self.accept_sides(index),
+            Ready::Strangers => self.match_sides(),
+            Ready::Dialer(peer) => self.serve_dialer(&peer),
+            Ready::DialerMonitor(peer) => self.serve_monitor(&peer),
+            Ready::Side(id) => self.serve_side(id),
+        }
+    }
+
+    fn serve_router(&mut self, index: usize) {
+        for _ in 0..TURN {
+            let Some(mut parts) = receive(&self.routers[index].socket, true) else { return };
+            match self.routers[index].routes.get(&parts.identity) {
+                Some(&id) => self.take(id, &parts),
+                None => {
+                    self.on_stranger(index, std::mem::take(&mut parts.identity), &mut parts.frame)
+                }
+            }
+        }
+    }
+
+    fn serve_dialer(&mut self, peer: &PeerName) {
+        for _ in 0..TURN {
+            let Some(dialer) = self.dialers.get(peer) else { return };
+            let Some((socket, _)) = &dialer.sockets else { return };
+            let session = dialer.session;
+            let Some(parts) = receive(socket, false) else { return };
+            match session {
+                Some(id) => self.take(id, &parts),
+                None => self.on_answer(peer, &parts.frame),
+            }
+        }
+    }
+
+    fn serve_side(&mut self, id: u64) {
+        let limits = self.options().limits.clone();
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        match session.read_side(&limits) {
+            Ok(true) => self.end_soon(id, Cause::Disconnected),
+            Ok(false) => {}
+            Err(cause) => self.end(id, cause),
+        }
+    }
+
+    /// Takes a message that belongs to a session.
+    fn take(&mut self, id: u64, parts: &Parts) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.heard = now();
+        if let (Via::Router { index, .. }, true) =
+            (&session.via, session.shares && session.side.is_none())
+        {
+            let index = *index;
+            self.accept_sides(index);
+        }
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let limits = &self.inner.options.limits;
+        let step = match parts.extra {
+            true => {
+                Err(Cause::Protocol { reason: "a message has more than two frames".to_owned() })
+            }
+            false => session.receive(&parts.frame, parts.piece.as_deref(), limits, &self.buffers),
+        };
+        match step {
+            Ok(Step::Nothing) => {}
+            Ok(Step::Message(message)) => {
+                let peer = session.peer.clone();
+                self.report(Inbound::Message { peer, message });
+            }
+            Ok(Step::Bye) => self.end(id, Cause::Closed),
+            Err(cause) => {
+                tracing::warn!(peer = %session.peer, %cause, "a session is cut");
+                if let Via::Router { index, identity } = session.via.clone() {
+                    self.refuse(index, &identity, &cause.to_string());
+                }
+                self.end(id, cause);
+            }
+        }
+    }
+
+    pub(crate) fn report(&self, inbound: Inbound) {
+        // Nobody listens any more: the transport is being dropped.
+        let _ = self.inbound.send(inbound);
+    }
+
+    /// Ends a session once what it has sent is taken.
+    pub(crate) fn end_soon(&mut self, id: u64, why: Cause) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.ending.get_or_insert((now(), why));
+        }
+    }
+
+    /// Ends a session and reports it; the connecting side tries again.
+    pub(crate) fn end(&mut self, id: u64, why: Cause) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        self.pools.remove(&id);
+        self.shared_limit.remove(&id);
+        let peer = session.peer;
+        match session.via {
+            Via::Router { index, identity } => {
+                self.routers[index].routes.remove(&identity);
+            }
+            Via::Dialer => self.redial(&peer),
+        }
+        if self.current.get(&peer) == Some(&id) {
+            self.current.remove(&peer);
+            self.inner.set_state(&peer, State::Lost { why: why.clone() });
+        }
+        tracing::debug!(%peer, %why, "session ended");
+        self.report(Inbound::Lost { peer, why });
+    }
+
+    fn forget(&mut self, peer: &PeerName) {
+        self.dialers.remove(peer);
+        self.early.remove(peer);
+        if let Some(id) = self.current.get(peer).copied() {
+            let _ = self.with(id, |session, socket| session.signal(socket, Kind::Bye, 0));
+            self.end(id, Cause::Forgotten);
+        }
+        self.inner.peers.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(peer);
+    }
+
+    fn beat(&mut self) {
+        self.beats += 1;
+        let beats = self.beats;
+        for id in self.sessions.keys().copied().collect::<Vec<_>>() {
+            let sent =
+                self.with(id, |session, socket| session.signal(socket, Kind::Heartbeat, beats));
+            self.check_sent(id, sent);
+        }
+    }
+
+    fn tick(&mut self) {
+        let (time, heartbeat) = (now(), self.settings.heartbeat.clone());
+        let gap = time - self.ticked;
+        if gap < self.pause() / 2 {
+            return;
+        }
+        self.ticked = time;
+        if gap > heartbeat.timeout / 2 {
+            // This thread itself did not run: silence proves nothing about the others.
+            self.sessions.values_mut().for_each(|session| session.heard = time);
+        }
+        if time - self.beaten >= heartbeat.interval {
+            self.beaten = time;
+            self.beat();
+        }
+        let over = |session: &Session| match &session.ending {
+            Some((since, why)) if time - *since > GRACE => Some(why.clone()),
+            _ => {
+                let silence = time.saturating_duration_since(session.heard);
+                (silence > heartbeat.timeout).then_some(Cause::Silent { silence })
+            }
+        };
+        let ended: Vec<_> =
+            self.sessions.iter().filter_map(|(id, session)| Some((*id, over(session)?))).collect();
+        for (id, why) in ended {
+            self.end(id, why);
+        }
+        self.strangers.retain(|(_, since)| time - *since < Duration::from_secs(3));
+        self.dial_again(time);
+    }
+
+    /// Says goodbye, lets queued messages leave, and only then closes the side sockets.
+    fn stop(mut self) {
+        for id in self.sessions.keys().copied().collect::<Vec<_>>() {
+            let _ = self.with(id, |session, socket| session.signal(socket, Kind::Bye, 0));
+        }
+        for socket in self.routers.iter().map(|router| &router.socket) {
+            let _ = socket.set_linger(LINGER_MS);
+        }
+        for (socket, _) in self.dialers.values().filter_map(|dialer| dialer.sockets.as_ref()) {
+            let _ = socket.set_linger(LINGER_MS);
+        }
+        let Self { mut context, zap, routers, dialers, sessions, .. } = self;
+        drop((zap, dialers));
+        let listeners: Vec<_> = routers.into_iter().map(|router| router.side).collect();
+        if let Err(error) = context.destroy() {
+            tracing::warn!(%error, "the ZeroMQ context was not closed");
+        }
+        drop((listeners, sessions));
+    }
+}

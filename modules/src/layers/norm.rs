@@ -1,0 +1,74 @@
+//! Normalisation over the last dim, with f32 statistics.
+
+use burn::module::{Module, Param};
+use burn::tensor::{FloatDType, Tensor};
+
+use crate::init::Init;
+
+/// RMSNorm (weight alone) or LayerNorm (weight and bias).
+///
+/// RMSNorm: `w x / sqrt(mean(x^2) + eps)` (Zhang and Sennrich 2019). LayerNorm takes the mean off
+/// first and adds the bias (Ba et al. 2016).
+#[derive(Module, Debug)]
+pub struct Norm {
+    /// Factor per channel, `[D]`, starts at 1.
+    pub weight: Param<Tensor<1>>,
+    /// Offset per channel, `[D]`, starts at 0; none in RMSNorm.
+    pub bias: Option<Param<Tensor<1>>>,
+    eps: f64,
+}
+
+impl Norm {
+    /// RMSNorm over `width` channels.
+    pub fn rms(width: usize, eps: f64, init: &Init) -> Self {
+        Self { weight: init.constant([width], 1.0), bias: None, eps }
+    }
+
+    /// LayerNorm over `width` channels.
+    pub fn layer(width: usize, eps: f64, init: &Init) -> Self {
+        let weight = init.constant([width], 1.0);
+        Self { weight, bias: Some(init.constant([width], 0.0)), eps }
+    }
+
+    /// Any shape `[.., D]`; returns the same shape and dtype.
+    pub fn forward<const R: usize>(&self, x: Tensor<R>) -> Tensor<R> {
+        let dtype = x.dtype();
+        let x = x.cast(FloatDType::F32);
+        let along = |t: &Param<Tensor<1>>| t.val().cast(FloatDType::F32).unsqueeze::<R>();
+        let x = if self.bias.is_some() { x.clone() - x.mean_dim(R - 1) } else { x };
+        let scale = (x.clone() * x.clone()).mean_dim(R - 1).add_scalar(self.eps).sqrt();
+        let y = x / scale * along(&self.weight);
+        match &self.bias {
+            Some(bias) => y + along(bias),
+            None => y,
+        }
+        .cast(dtype)
+    }
+}
+
+/// Divides each vector along the last dim by its l2 norm (at least 1e-12).
+pub fn unit<const R: usize>(x: Tensor<R>) -> Tensor<R> {
+    let norm = (x.clone() * x.clone()).sum_dim(R - 1).sqrt().clamp_min(1e-12);
+    x / norm
+}
+
+/// A learned factor per channel at the end of a branch, computed in f32 (Touvron et al. 2021).
+#[derive(Module, Debug)]
+pub struct LayerScale {
+    /// Factor per channel, `[D]`.
+    pub gamma: Param<Tensor<1>>,
+}
+
+impl LayerScale {
+    /// `width` factors that start at `value`.
+    pub fn new(width: usize, value: f64, init: &Init) -> Self {
+        Self { gamma: init.constant([width], value as f32) }
+    }
+
+    /// `[B, N, D]`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let dtype = x.dtype();
+        let gamma = self.gamma.val().cast(FloatDType::F32).unsqueeze::<3>();
+        (x.cast(FloatDType::F32) * gamma).cast(dtype)
+    }
+}

@@ -1,0 +1,50 @@
+//! Cuts a clip into space-time patches and projects each to one token.
+//!
+//! Patches do not overlap, so the 3-D convolution is one matrix product.
+//! Source: Arnab et al. 2021, "ViViT", section 3.2 (arXiv 2103.15691).
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use crate::init::Init;
+
+/// A convolution whose kernel equals its stride, in the layout of its checkpoint.
+#[derive(Module, Debug)]
+pub struct Projection {
+    /// Kernel, `[D, 3, t, p, p]`.
+    pub weight: Param<Tensor<5>>,
+    /// `[D]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+/// One token per patch.
+#[derive(Module, Debug)]
+pub struct PatchEmbed {
+    /// The convolution.
+    pub proj: Projection,
+}
+
+impl PatchEmbed {
+    /// Patches of `tubelet` frames and `patch` x `patch` pixels. Weights start uniform within
+    /// `1 / sqrt(fan_in)`.
+    pub fn new(width: usize, tubelet: usize, patch: usize, init: &Init) -> Self {
+        let bound = 1.0 / ((3 * tubelet * patch * patch) as f64).sqrt();
+        let weight = init.uniform([width, 3, tubelet, patch, patch], bound);
+        Self { proj: Projection { weight, bias: init.uniform([width], bound) } }
+    }
+
+    /// `video`: `[B, 3, T, H, W]`; returns tokens `[B, N, D]`, time outermost, then rows.
+    pub fn forward(&self, video: Tensor<5>) -> Tensor<3> {
+        let [batch, channels, frames, height, columns] = video.dims();
+        let kernel = self.proj.weight.val();
+        let [width, _, t, p, _] = kernel.dims();
+        let [rows, across] = [height / p, columns / p];
+        let tokens = frames / t * rows * across;
+        let patches = video
+            .reshape([batch, channels, frames / t, t, rows, p, across, p])
+            .permute([0, 2, 4, 6, 1, 3, 5, 7])
+            .reshape([batch, tokens, channels * t * p * p]);
+        let kernel = kernel.reshape([width, channels * t * p * p]).transpose();
+        patches.matmul(kernel.unsqueeze()) + self.proj.bias.val().unsqueeze()
+    }
+}

@@ -1,0 +1,84 @@
+//! Sine-cosine position tables.
+//!
+//! A 1-D code of width d at position p is `[sin(p w_k) for all k, cos(p w_k) for all k]` with
+//! `w_k = 10000^(-k / (d/2))`. Tables are row-major `[N, D]`, time outermost, then rows.
+
+/// Extent of a token lattice: frames, rows, columns.
+pub type Lattice = [usize; 3];
+
+fn code(position: usize, width: usize, out: &mut Vec<f32>) {
+    let half = width / 2;
+    let angle = |k: usize| position as f64 / 10_000f64.powf(k as f64 / half as f64);
+    out.extend((0..half).map(|k| angle(k).sin() as f32));
+    out.extend((0..half).map(|k| angle(k).cos() as f32));
+}
+
+/// Table of a plane: the first half of the width codes the column, the second the row.
+pub fn plane(rows: usize, columns: usize, width: usize) -> Vec<f32> {
+    let mut table = Vec::with_capacity(rows * columns * width);
+    for row in 0..rows {
+        for column in 0..columns {
+            code(column, width / 2, &mut table);
+            code(row, width / 2, &mut table);
+        }
+    }
+    table
+}
+
+/// Table of a line.
+pub fn line(positions: usize, width: usize) -> Vec<f32> {
+    let mut table = Vec::with_capacity(positions * width);
+    (0..positions).for_each(|position| code(position, width, &mut table));
+    table
+}
+
+/// Joint table of a clip: a quarter of the width codes the frame, the rest the place. `extra`
+/// rows of zeros come first, for class tokens. The width must be a multiple of 16.
+pub fn joint(lattice: Lattice, width: usize, extra: usize) -> Vec<f32> {
+    let [frames, rows, columns] = lattice;
+    let (time, space) = (width / 4, width - width / 4);
+    let places = plane(rows, columns, space);
+    let mut table = vec![0.0; extra * width];
+    for frame in 0..frames {
+        for place in places.chunks_exact(space) {
+            code(frame, time, &mut table);
+            table.extend_from_slice(place);
+        }
+    }
+    table
+}
+
+/// Table with sines at even and cosines at odd channels: angle `p / 10000^(2 floor(j/2) / D)`
+/// (VideoMAE).
+pub fn interleaved(positions: usize, width: usize) -> Vec<f32> {
+    let value = |position: usize, channel: usize| {
+        let exponent = (2 * (channel / 2)) as f64 / width as f64;
+        let angle = position as f64 / 10_000f64.powf(exponent);
+        (if channel % 2 == 0 { angle.sin() } else { angle.cos() }) as f32
+    };
+    (0..positions).flat_map(|p| (0..width).map(move |c| value(p, c))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_joint_table_codes_time_first_then_column_then_row() {
+        let table = joint([2, 2, 3], 16, 1);
+        assert_eq!(table.len(), 13 * 16);
+        assert!(table[..16].iter().all(|v| *v == 0.0));
+        let token = &table[(1 + 6 + 3 + 2) * 16..][..16]; // frame 1, row 1, column 2
+        assert_eq!(token[0], 1f64.sin() as f32);
+        assert_eq!(token[4], 2f64.sin() as f32);
+        assert_eq!(token[10], 1f64.sin() as f32);
+    }
+
+    #[test]
+    fn the_interleaved_table_alternates() {
+        let table = interleaved(3, 4);
+        assert_eq!(table[8], 2f64.sin() as f32);
+        assert_eq!(table[9], 2f64.cos() as f32);
+        assert_eq!(table[10], (2.0 / 100f64).sin() as f32);
+    }
+}

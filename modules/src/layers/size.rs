@@ -1,0 +1,187 @@
+//! Sizes of vision transformers with attention pooling: presets and overrides.
+
+use schemars::JsonSchema;
+use schemas::dims::Dims;
+use schemas::entry::OptionProblem;
+use serde::{Deserialize, Serialize};
+
+/// Numbers that replace those of a preset.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SizeOptions {
+    /// Pixels per side of a patch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch: Option<usize>,
+    /// Frames per patch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tubelet: Option<usize>,
+    /// Channels of a token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
+    /// Blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<usize>,
+    /// Attention heads of a block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heads: Option<usize>,
+    /// Hidden channels of the MLP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<usize>,
+    /// Heads of the attention pooling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool_heads: Option<usize>,
+    /// Channels of the pooled feature.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pooled: Option<usize>,
+}
+
+/// All numbers of an encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Pixels per side of a patch.
+    pub patch: usize,
+    /// Frames per patch.
+    pub tubelet: usize,
+    /// Channels of a token, D.
+    pub width: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Attention heads of a block.
+    pub heads: usize,
+    /// Hidden channels of the MLP.
+    pub hidden: usize,
+    /// Heads of the attention pooling.
+    pub pool_heads: usize,
+    /// Channels of the pooled feature, P.
+    pub pooled: usize,
+}
+
+impl Size {
+    /// Patch 14, tubelet 1, 16 pooling heads, 768 pooled channels.
+    pub const fn vit(depth: usize, width: usize, heads: usize, hidden: usize) -> Self {
+        Self { patch: 14, tubelet: 1, width, depth, heads, hidden, pool_heads: 16, pooled: 768 }
+    }
+
+    /// For clips of 64 x 64 pixels on a laptop.
+    pub const TINY: Self = Self {
+        patch: 8,
+        tubelet: 1,
+        width: 96,
+        depth: 4,
+        heads: 4,
+        hidden: 384,
+        pool_heads: 4,
+        pooled: 96,
+    };
+
+    /// With the numbers that the options give.
+    pub fn with(self, options: &SizeOptions) -> Self {
+        Self {
+            patch: options.patch.unwrap_or(self.patch),
+            tubelet: options.tubelet.unwrap_or(self.tubelet),
+            width: options.width.unwrap_or(self.width),
+            depth: options.depth.unwrap_or(self.depth),
+            heads: options.heads.unwrap_or(self.heads),
+            hidden: options.hidden.unwrap_or(self.hidden),
+            pool_heads: options.pool_heads.unwrap_or(self.pool_heads),
+            pooled: options.pooled.unwrap_or(self.pooled),
+        }
+    }
+
+    /// The token lattice as dims of a port: frames, rows, columns.
+    pub fn lattice(&self) -> String {
+        format!(
+            "{} {} {}",
+            over("T", self.tubelet),
+            over("H", self.patch),
+            over("W", self.patch)
+        )
+    }
+
+    /// The number of tokens as one dim.
+    pub fn tokens(&self) -> String {
+        let cut = [over("T", self.tubelet), over("H", self.patch), over("W", self.patch)];
+        cut.map(|side| format!("({side})")).join("*")
+    }
+
+    /// Frames, rows and columns of tokens, from the dims of the video.
+    pub fn cut(&self, dims: &Dims) -> [usize; 3] {
+        [
+            side(dims, "T") / self.tubelet,
+            side(dims, "H") / self.patch,
+            side(dims, "W") / self.patch,
+        ]
+    }
+
+    /// Floating point operations of the blocks and the patch embedding for one sample, with
+    /// `all` patches and `kept` tokens.
+    pub fn flops(&self, all: usize, kept: usize) -> u64 {
+        let [d, s, n] = [self.width as u64, kept as u64, all as u64];
+        let block = 2 * s * (4 * d * d + 2 * d * self.hidden as u64) + 4 * s * s * d;
+        let voxels = (3 * self.tubelet * self.patch * self.patch) as u64;
+        self.depth as u64 * block + 2 * n * voxels * d
+    }
+
+    /// Problems that the numbers show.
+    pub fn check(&self, width_multiple: usize) -> Vec<OptionProblem> {
+        let mut problems = Vec::new();
+        let mut refuse = |option: &str, message: String, hint: String| {
+            problems.push(OptionProblem::new(format!("size.{option}"), message, hint));
+        };
+        for (name, value) in [
+            ("patch", self.patch),
+            ("tubelet", self.tubelet),
+            ("width", self.width),
+            ("depth", self.depth),
+            ("heads", self.heads),
+            ("hidden", self.hidden),
+            ("pool_heads", self.pool_heads),
+            ("pooled", self.pooled),
+        ] {
+            if value == 0 {
+                refuse(name, "is 0, expected at least 1".to_owned(), String::new());
+            }
+        }
+        for (name, heads) in [("heads", self.heads), ("pool_heads", self.pool_heads)] {
+            if heads > 0 && self.width % heads != 0 {
+                let message = format!("{heads} heads do not divide a width of {}", self.width);
+                refuse(name, message, "choose a divisor of the width".to_owned());
+            }
+        }
+        if self.width % width_multiple != 0 {
+            let message = format!("{} is not a multiple of {width_multiple}", self.width);
+            let hint = "the sine-cosine position table needs it".to_owned();
+            refuse("width", message, hint);
+        }
+        problems
+    }
+}
+
+/// `symbol/by`, or the symbol alone when `by` is 1.
+fn over(symbol: &str, by: usize) -> String {
+    if by == 1 { symbol.to_owned() } else { format!("{symbol}/{by}") }
+}
+
+/// Value of a symbol that a port of the node binds.
+pub fn side(dims: &Dims, symbol: &str) -> usize {
+    dims.get(symbol).copied().unwrap_or(0)
+}
+
+/// Problems of a choice of blocks.
+pub fn check_taps(depth: usize, taps: usize, interval: f64) -> Vec<OptionProblem> {
+    let mut problems = Vec::new();
+    if taps == 0 || taps > depth {
+        let message = format!("{taps} taps of {depth} blocks, expected 1 to {depth}");
+        problems.push(OptionProblem::new("taps", message, ""));
+    } else if interval < 1.0 || (taps - 1) as f64 * interval >= depth as f64 {
+        let message = format!("{taps} taps {interval} apart do not fit into {depth} blocks");
+        problems.push(OptionProblem::new("tap_interval", message, "use 1, or fewer taps"));
+    }
+    problems
+}
+
+/// A problem when `value` is not in `[0, 1)`.
+pub fn check_share(option: &str, value: f64) -> Option<OptionProblem> {
+    let message = format!("{value} is not in [0, 1)");
+    (!(0.0..1.0).contains(&value)).then(|| OptionProblem::new(option, message, ""))
+}

@@ -1,0 +1,312 @@
+//! Feature alignment: heads on a student's features, and their distance from a teacher's.
+//!
+//! | port      | dims       | what                                                        |
+//! |-----------|------------|-------------------------------------------------------------|
+//! | `student` | `K B S D`  | tapped layers, ascending; S = V or N tokens, or 1 more      |
+//! | `teacher` | `L B M E`  | tapped layers over the whole lattice, or 1 token more       |
+//! | `visible` | `B V`      | optional: indices of the student's patches                  |
+//! | `loss`    | `1`        | mean over layers, samples and tokens of `2 - 2 <s, t>`      |
+//!
+//! With `of: pooled` the ports are `student` `B D` and `teacher` `B E`. Vectors are divided by
+//! their l2 norm, so the loss is the mean squared distance of unit vectors, between 0 and 4. The
+//! last `last` layers of both are paired in ascending order. A class token takes part when both
+//! sides have one. The teacher's tokens are gathered with `visible`. Measures `cosine`.
+//! Source: Wang et al. 2024, "InternVideo2" (arXiv 2403.15377); recipes §1.5.
+
+use burn::module::{Module, Param};
+use burn::nn::Linear;
+use burn::tensor::{FloatDType, Int, Tensor};
+use schemars::JsonSchema;
+use schemas::dims::Dims;
+use schemas::entry::{Entry, OptionProblem};
+use schemas::node::NodeError;
+use schemas::port::Ports;
+use serde::{Deserialize, Serialize};
+
+use crate::init::Init;
+use crate::kind::{self, Call, Kind};
+use crate::layers::block;
+use crate::layers::mlp::{Gelu, Mlp};
+use crate::layers::norm::{Norm, unit};
+use crate::layers::size::side;
+use crate::layers::{positions, tokens};
+use crate::tensors::Tensors;
+
+/// What is aligned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Of {
+    /// Tokens of several layers.
+    #[default]
+    Tokens,
+    /// One vector per clip.
+    Pooled,
+}
+
+/// How a head maps the student's channels to the teacher's, before its LayerNorm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HeadKind {
+    /// One matrix.
+    #[default]
+    Linear,
+    /// Linear, exact GELU, linear; the hidden width is the student's.
+    Mlp,
+}
+
+/// Options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Tokens or pooled vectors.
+    pub of: Of,
+    /// Layers that are paired, counted from the last; all of the teacher's when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<usize>,
+    /// Distance between the student's layers that are paired; may be a fraction.
+    pub interval: f64,
+    /// Form of the heads, one for each layer.
+    pub head: HeadKind,
+    /// Whether a learned position table is added before the heads.
+    pub positions: bool,
+    /// Word in the keys of published checkpoints: `clip` or `mae`.
+    pub group: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            of: Of::Tokens,
+            last: None,
+            interval: 1.0,
+            head: HeadKind::Linear,
+            positions: true,
+            group: "clip".to_owned(),
+        }
+    }
+}
+
+/// Projection to the teacher's width, then LayerNorm.
+#[derive(Module, Debug)]
+pub struct Head {
+    /// `[D, E]`, with `head: linear`.
+    pub head: Option<Linear>,
+    /// With `head: mlp`.
+    pub mlp: Option<Mlp>,
+    /// Over the teacher's channels.
+    pub norm: Norm,
+}
+
+impl Head {
+    fn new(kind: HeadKind, inputs: usize, outputs: usize, init: &Init) -> Self {
+        let mlp = || Mlp::new([inputs, inputs, outputs], Gelu::Exact, 1.0, init);
+        Self {
+            head: (kind == HeadKind::Linear).then(|| init.linear(inputs, outputs, true, 1.0)),
+            mlp: (kind == HeadKind::Mlp).then(mlp),
+            norm: Norm::layer(outputs, 1e-5, init),
+        }
+    }
+
+    /// `[.., D]`; returns unit vectors `[.., E]`.
+    pub fn forward<const R: usize>(&self, x: Tensor<R>) -> Tensor<R> {
+        let x = match (&self.head, &self.mlp) {
+            (Some(linear), _) => linear.forward(x),
+            (None, Some(mlp)) => mlp.forward(x),
+            (None, None) => x,
+        };
+        unit(self.norm.forward(x).cast(FloatDType::F32))
+    }
+}
+
+/// Heads, and the position table that they share.
+#[derive(Module, Debug)]
+pub struct FeatureAlignment {
+    /// One for each pair of layers.
+    pub heads: Vec<Head>,
+    /// `[1, N or 1 + N, D]`, sine-cosine start.
+    pub pos_embed: Option<Param<Tensor<3>>>,
+    /// Extra tokens in front of the student's and of the teacher's patches.
+    front: [usize; 2],
+    /// Layers of the student that are paired.
+    taps: Vec<usize>,
+}
+
+impl FeatureAlignment {
+    /// Unit vectors of the student in the teacher's space, `[K, B, S, E]`. `student`:
+    /// `[K, B, S, D]`, `visible`: `[B, V]`.
+    pub fn project(&self, student: Tensor<4>, visible: Option<Tensor<2, Int>>) -> Tensor<4> {
+        let batch = student.dims()[1];
+        let drop = self.front[0].saturating_sub(self.front[1]);
+        let table = self.pos_embed.as_ref().map(|table| {
+            let [_, rows, width] = table.dims();
+            let table = table.val().expand([batch, rows, width]);
+            seen(table, visible, self.front[0].min(self.front[1]))
+        });
+        let align = |(head, tap): (&Head, &usize)| {
+            let layer: Tensor<3> = student.clone().slice_dim(0, *tap..tap + 1).squeeze_dim(0);
+            let tokens = layer.dims()[1];
+            let layer = layer.slice_dim(1, drop..tokens);
+            head.forward(match &table {
+                Some(table) => layer + table.clone().cast(student.dtype()),
+                None => layer,
+            })
+        };
+        Tensor::stack(self.heads.iter().zip(&self.taps).map(align).collect::<Vec<_>>(), 0)
+    }
+
+    /// Unit vectors of the teacher at the student's tokens, `[K, B, S, E]`. `teacher`:
+    /// `[L, B, M, E]`.
+    pub fn targets(&self, teacher: Tensor<4>, visible: Option<Tensor<2, Int>>) -> Tensor<4> {
+        let [layers, batch, rows, width] = teacher.dims();
+        let pairs = self.heads.len();
+        let drop = self.front[1].saturating_sub(self.front[0]);
+        let last = teacher.slice_dim(0, layers - pairs..layers).slice_dim(2, drop..rows);
+        let rows = rows - drop;
+        let last = last.cast(FloatDType::F32).reshape([pairs * batch, rows, width]);
+        let visible = visible.map(|visible| visible.repeat_dim(0, pairs));
+        let front = self.front[1] - drop;
+        let kept = seen(last, visible, front);
+        let tokens = kept.dims()[1];
+        unit(kept).reshape([pairs, batch, tokens, width])
+    }
+}
+
+/// The first `front` rows of `[B, front + N, D]`, then those that are visible.
+fn seen(x: Tensor<3>, visible: Option<Tensor<2, Int>>, front: usize) -> Tensor<3> {
+    let Some(visible) = visible else { return x };
+    let rows = x.dims()[1];
+    let kept = tokens::gather(x.clone().slice_dim(1, front..rows), visible);
+    if front == 0 {
+        return kept;
+    }
+    Tensor::cat(vec![x.slice_dim(1, 0..front), kept], 1)
+}
+
+/// Mean of `<s, t>` over all unit vectors.
+fn cosine<const R: usize>(student: Tensor<R>, teacher: Tensor<R>) -> Tensor<1> {
+    (student * teacher).sum_dim(R - 1).mean()
+}
+
+impl Config {
+    /// Extra tokens in front of the patches of the student and the teacher.
+    fn front(dims: &Dims) -> [usize; 2] {
+        let all = side(dims, "t") * side(dims, "h") * side(dims, "w");
+        let kept = dims.get("V").copied().unwrap_or(all);
+        [side(dims, "S").saturating_sub(kept), side(dims, "M").saturating_sub(all)]
+    }
+
+    fn pairs(&self, dims: &Dims) -> usize {
+        self.last.unwrap_or_else(|| side(dims, "L"))
+    }
+}
+
+impl Kind for Config {
+    type Module = FeatureAlignment;
+
+    fn ports(&self, _: &[String]) -> Ports {
+        let ports = Ports::default();
+        let ports = match self.of {
+            Of::Pooled => ports
+                .input("student", "B D")
+                .about("pooled feature")
+                .stopped("teacher", "B E")
+                .about("pooled feature"),
+            Of::Tokens => ports
+                .input("student", "K B S D")
+                .lattice("t h w")
+                .about("tapped layers, ascending")
+                .stopped("teacher", "L B M E")
+                .lattice("t h w")
+                .about("tapped layers of the whole clip, ascending")
+                .stopped("visible", "B V")
+                .lattice("t h w")
+                .int()
+                .optional()
+                .about("indices of the student's patches"),
+        };
+        ports.loss("loss").about("mean squared distance of unit vectors")
+    }
+
+    fn check(&self, dims: &Dims) -> Vec<OptionProblem> {
+        let mut problems = Vec::new();
+        if self.of == Of::Pooled || !dims.contains_key("L") {
+            return problems;
+        }
+        let (pairs, student, teacher) = (self.pairs(dims), side(dims, "K"), side(dims, "L"));
+        if pairs == 0 || pairs > teacher {
+            let message = format!("{pairs} layers of the teacher's {teacher}");
+            problems.push(OptionProblem::new("last", message, "give the teacher more `taps`"));
+        } else if block::taps(student, pairs, self.interval).len() < pairs {
+            let message = format!("{pairs} layers of the student's {student}");
+            problems.push(OptionProblem::new("last", message, "give the student more `taps`"));
+        }
+        if Self::front(dims).iter().any(|front| *front > 1) {
+            let message = "more than one token beside the lattice".to_owned();
+            let hint = "connect `visible` when the student sees a part of the clip";
+            problems.push(OptionProblem::new("", message, hint));
+        }
+        if self.positions && side(dims, "D") % 16 != 0 {
+            let message = format!("{} student channels, not a multiple of 16", side(dims, "D"));
+            problems.push(OptionProblem::new("positions", message, "set it to false"));
+        }
+        problems
+    }
+
+    fn init(&self, dims: &Dims, init: &Init) -> FeatureAlignment {
+        let (inputs, outputs) = (side(dims, "D"), side(dims, "E"));
+        let head = || Head::new(self.head, inputs, outputs, init);
+        if self.of == Of::Pooled {
+            let heads = vec![head()];
+            return FeatureAlignment { heads, pos_embed: None, front: [0; 2], taps: Vec::new() };
+        }
+        let lattice = [side(dims, "t"), side(dims, "h"), side(dims, "w")];
+        let front = Self::front(dims);
+        let extra = front[0].min(front[1]);
+        let rows = extra + lattice.iter().product::<usize>();
+        let table = || {
+            let values = move || positions::joint(lattice, inputs, extra);
+            init.computed([1, rows, inputs], values)
+        };
+        let pairs = self.pairs(dims);
+        FeatureAlignment {
+            heads: (0..pairs).map(|_| head()).collect(),
+            pos_embed: self.positions.then(table),
+            front,
+            taps: block::taps(side(dims, "K"), pairs, self.interval),
+        }
+    }
+
+    fn forward(
+        &self,
+        module: &FeatureAlignment,
+        mut inputs: Tensors,
+        _: &Call,
+    ) -> Result<Tensors, NodeError> {
+        let cosine = if self.of == Of::Pooled {
+            let teacher: Tensor<2> = inputs.take("teacher")?;
+            let student: Tensor<2> = module.heads[0].forward(inputs.take("student")?);
+            cosine(student, unit(teacher.cast(FloatDType::F32)))
+        } else {
+            let visible: Option<Tensor<2, Int>> = inputs.take_if("visible")?;
+            let targets = module.targets(inputs.take("teacher")?, visible.clone());
+            cosine(module.project(inputs.take("student")?, visible), targets)
+        };
+        let loss = cosine.clone().mul_scalar(-2.0).add_scalar(2.0);
+        Ok(Tensors::of("loss", loss).measure("cosine", cosine.inner()))
+    }
+
+    fn key(&self, path: &str) -> String {
+        let group = &self.group;
+        let path = path.replace(".mlp.fc1", ".head.0").replace(".mlp.fc2", ".head.2");
+        match (self.of, path.strip_prefix("heads.")) {
+            (Of::Tokens, Some(rest)) => format!("{group}_decoder.{rest}"),
+            (Of::Pooled, Some(rest)) => {
+                format!("final_{group}_decoder.{}", rest.trim_start_matches("0."))
+            }
+            _ => format!("{group}_{path}"),
+        }
+    }
+}
+
+/// Kind `losses/feature_alignment`.
+pub const ENTRY: Entry = kind::entry::<Config>(include_str!("feature_alignment.rs"));

@@ -1,0 +1,358 @@
+//! InternVideo2 encoder: a video transformer that sees a clip, or the visible part of it.
+//!
+//! | port      | dims          | what                                                       |
+//! |-----------|---------------|------------------------------------------------------------|
+//! | `video`   | `B 3 T H W`   | RGB, ImageNet mean and deviation                           |
+//! | `visible` | `B V`         | optional: indices of visible patches, time-major, ascending |
+//! | `layers`  | `K B S D`     | residual stream after the last K tapped blocks, ascending  |
+//! | `tokens`  | `B S D`       | residual stream after the last block                       |
+//! | `pooled`  | `B P`         | attention pooling of `tokens`                              |
+//! | `logits`  | `B classes`   | with `classes`: LayerNorm and a linear layer on `pooled`   |
+//!
+//! S = 1 + V with `visible`, else 1 + T/t H/p W/p; the class token comes first. There is no norm
+//! after the last block. Position tables are learned and start as sine-cosine tables.
+//! Source: Wang et al. 2024, "InternVideo2" (arXiv 2403.15377); recipes §0, §1, §4.
+
+use burn::module::{Module, Param};
+use burn::nn::Linear;
+use burn::tensor::{Int, Tensor};
+use schemars::JsonSchema;
+use schemas::dims::Dims;
+use schemas::entry::{Entry, OptionProblem};
+use schemas::node::NodeError;
+use schemas::port::Ports;
+use serde::{Deserialize, Serialize};
+
+use crate::init::Init;
+use crate::kind::{self, Call, Kind};
+use crate::layers::block::{self, Block, BlocksConfig};
+use crate::layers::drop_path::dropout;
+use crate::layers::mlp::{Gelu, Mlp};
+use crate::layers::norm::Norm;
+use crate::layers::patch_embed::PatchEmbed;
+use crate::layers::pool::AttentionPool;
+use crate::layers::size::{Size, SizeOptions, check_share, check_taps, side};
+use crate::layers::{positions, tokens};
+use crate::rng::Key;
+use crate::tensors::Tensors;
+
+/// Published sizes, and one for laptops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum Preset {
+    /// 48 blocks of width 3200 (5.9 G parameters).
+    #[serde(rename = "6b")]
+    B6,
+    /// 40 blocks of width 1408 (1.0 G parameters).
+    #[serde(rename = "1b")]
+    B1,
+    /// 24 blocks of width 1024.
+    #[serde(rename = "l")]
+    L,
+    /// 12 blocks of width 768.
+    #[serde(rename = "b")]
+    B,
+    /// 12 blocks of width 384.
+    #[serde(rename = "s")]
+    S,
+    /// 4 blocks of width 96, patches of 8 pixels.
+    #[default]
+    #[serde(rename = "tiny")]
+    Tiny,
+}
+
+/// Position tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Positions {
+    /// One table over the whole lattice.
+    #[default]
+    Joint,
+    /// One table over places, one over frames, one row for the class token, summed.
+    Separable,
+}
+
+/// Options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Size to start from.
+    pub preset: Preset,
+    /// Numbers that replace those of the preset.
+    pub size: SizeOptions,
+    /// Blocks whose output `layers` holds; 6, or all when there are fewer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taps: Option<usize>,
+    /// Distance between tapped blocks, counted from the last one; may be a fraction.
+    pub tap_interval: f64,
+    /// Drop path rate of the last block; the rate rises in a line from 0.
+    pub drop_path: f64,
+    /// Start of the layer scale; 0 for none.
+    pub layer_scale: f64,
+    /// GELU of the blocks; the published weights were trained with `tanh`.
+    pub gelu: Gelu,
+    /// Position tables.
+    pub positions: Positions,
+    /// Classes of `logits`; no head when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<usize>,
+    /// Residual MLP between pooling and head (attentive probing on SSv2).
+    pub extra_mlp: bool,
+    /// Dropout before the head.
+    pub dropout: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            preset: Preset::default(),
+            size: SizeOptions::default(),
+            taps: None,
+            tap_interval: 1.0,
+            drop_path: 0.0,
+            layer_scale: 1e-5,
+            gelu: Gelu::Tanh,
+            positions: Positions::Joint,
+            classes: None,
+            extra_mlp: false,
+            dropout: 0.0,
+        }
+    }
+}
+
+/// `z + mlp(norm(z))` on the pooled feature; the last matrix starts at 0.
+#[derive(Module, Debug)]
+pub struct ExtraMlp {
+    /// Before the MLP.
+    pub norm: Norm,
+    /// Hidden width four times the pooled width.
+    pub mlp: Mlp,
+}
+
+/// The encoder. Field names are those of the published checkpoints.
+#[derive(Module, Debug)]
+pub struct InternVideo2 {
+    /// Convolution to tokens.
+    pub patch_embed: PatchEmbed,
+    /// `[1, 1, D]`, truncated normal σ 0.02.
+    pub cls_token: Param<Tensor<3>>,
+    /// `[1, 1 + N, D]`, joint.
+    pub pos_embed: Option<Param<Tensor<3>>>,
+    /// `[1, H W, D]`, separable.
+    pub pos_embed_spatial: Option<Param<Tensor<3>>>,
+    /// `[1, T, D]`, separable.
+    pub pos_embed_temporal: Option<Param<Tensor<3>>>,
+    /// `[1, 1, D]`, separable.
+    pub pos_embed_cls: Option<Param<Tensor<3>>>,
+    /// The stack.
+    pub blocks: Vec<Block>,
+    /// Attention pooling.
+    pub clip_projector: AttentionPool,
+    /// After the pooling, on request.
+    pub extra_mlp: Option<ExtraMlp>,
+    /// Before the head.
+    pub fc_norm: Option<Norm>,
+    /// `[P, classes]`.
+    pub head: Option<Linear>,
+    dropout: f64,
+}
+
+impl InternVideo2 {
+    /// Position table `[1, 1 + N, D]`.
+    pub fn table(&self) -> Tensor<3> {
+        if let Some(table) = &self.pos_embed {
+            return table.val();
+        }
+        let part = |table: &Option<Param<Tensor<3>>>| {
+            table.as_ref().expect("a table is joint or in three parts").val()
+        };
+        let (space, time) = (part(&self.pos_embed_spatial), part(&self.pos_embed_temporal));
+        let ([_, places, width], frames) = (space.dims(), time.dims()[1]);
+        let sum = space.unsqueeze::<4>() + time.reshape([1, frames, 1, width]);
+        let sum = sum.reshape([1, frames * places, width]);
+        Tensor::cat(vec![part(&self.pos_embed_cls), sum], 1)
+    }
+
+    /// Tokens of the first block `[B, S, D]`: class token, then visible patches, with positions.
+    pub fn embed(&self, video: Tensor<5>, visible: Option<Tensor<2, Int>>) -> Tensor<3> {
+        let x = self.patch_embed.forward(video);
+        let [batch, all, width] = x.dims();
+        let table = self.table();
+        let class = self.cls_token.val() + table.clone().slice_dim(1, 0..1);
+        let x = x + table.slice_dim(1, 1..1 + all);
+        let x = match visible {
+            Some(visible) => tokens::gather(x, visible),
+            None => x,
+        };
+        Tensor::cat(vec![class.expand([batch, 1, width]), x], 1)
+    }
+
+    /// Pooled features `[B, P]`, through the extra MLP when there is one, to logits
+    /// `[B, classes]`. Dropout is active with a key.
+    pub fn classify(&self, pooled: Tensor<2>, key: Option<&Key>) -> Option<Tensor<2>> {
+        let pooled = match &self.extra_mlp {
+            Some(extra) => pooled.clone() + extra.mlp.forward(extra.norm.forward(pooled)),
+            None => pooled,
+        };
+        let (norm, head) = (self.fc_norm.as_ref()?, self.head.as_ref()?);
+        Some(head.forward(dropout(norm.forward(pooled), self.dropout, key)))
+    }
+}
+
+impl Config {
+    /// All numbers.
+    pub fn size(&self) -> Size {
+        let preset = match self.preset {
+            Preset::B6 => Size::vit(48, 3200, 25, 12_800),
+            Preset::B1 => Size::vit(40, 1408, 16, 6144),
+            Preset::L => Size::vit(24, 1024, 16, 4096),
+            Preset::B => Size::vit(12, 768, 12, 3072),
+            Preset::S => Size::vit(12, 384, 6, 1536),
+            Preset::Tiny => Size::TINY,
+        };
+        preset.with(&self.size)
+    }
+
+    fn taps(&self) -> usize {
+        self.taps.unwrap_or(self.size().depth.min(6))
+    }
+
+    fn tables(&self, dims: &Dims, init: &Init) -> [Option<Param<Tensor<3>>>; 4] {
+        let size = self.size();
+        let ([frames, rows, columns], width) = (size.cut(dims), size.width);
+        let places = rows * columns;
+        match self.positions {
+            Positions::Joint => {
+                let values = move || positions::joint([frames, rows, columns], width, 1);
+                [Some(init.computed([1, 1 + frames * places, width], values)), None, None, None]
+            }
+            Positions::Separable => {
+                let space = move || positions::plane(rows, columns, width);
+                let time = move || positions::line(frames, width);
+                [
+                    None,
+                    Some(init.computed([1, places, width], space)),
+                    Some(init.computed([1, frames, width], time)),
+                    Some(init.constant([1, 1, width], 0.0)),
+                ]
+            }
+        }
+    }
+}
+
+impl Kind for Config {
+    type Module = InternVideo2;
+
+    fn ports(&self, wired: &[String]) -> Ports {
+        let size = self.size();
+        let masked = wired.iter().any(|port| port == "visible");
+        let seen = if masked { "1+V".to_owned() } else { format!("1+{}", size.tokens()) };
+        let (taps, width) = (self.taps(), size.width);
+        let ports = Ports::default()
+            .input("video", "B 3 T H W")
+            .about("RGB, ImageNet mean and deviation")
+            .stopped("visible", "B V")
+            .int()
+            .optional()
+            .lattice(size.lattice())
+            .about("indices of visible patches, without class token, ascending")
+            .output("layers", format!("{taps} B {seen} {width}"))
+            .lattice(size.lattice())
+            .about("residual stream after the tapped blocks, ascending")
+            .output("tokens", format!("B {seen} {width}"))
+            .lattice(size.lattice())
+            .about("residual stream after the last block, class token first")
+            .output("pooled", format!("B {}", size.pooled))
+            .about("attention pooling of the tokens");
+        match self.classes {
+            Some(classes) => ports.output("logits", format!("B {classes}")).about("class scores"),
+            None => ports,
+        }
+    }
+
+    fn check(&self, dims: &Dims) -> Vec<OptionProblem> {
+        let size = self.size();
+        let multiple = if self.positions == Positions::Joint { 16 } else { 4 };
+        let mut problems = size.check(multiple);
+        problems.extend(check_taps(size.depth, self.taps(), self.tap_interval));
+        problems.extend(check_share("drop_path", self.drop_path));
+        problems.extend(check_share("dropout", self.dropout));
+        if self.classes == Some(0) {
+            problems.push(OptionProblem::new("classes", "is 0, expected at least 1", "leave it out"));
+        }
+        if self.extra_mlp && self.classes.is_none() {
+            let message = "an extra MLP has no use without a head";
+            problems.push(OptionProblem::new("extra_mlp", message, "set `classes`"));
+        }
+        let all: usize = if problems.is_empty() { size.cut(dims).iter().product() } else { 0 };
+        if all > 0 && side(dims, "V") > all {
+            let message = format!("{} visible tokens of {all}", side(dims, "V"));
+            problems.push(OptionProblem::new("size", message, "use the mask of this lattice"));
+        }
+        problems
+    }
+
+    fn init(&self, dims: &Dims, init: &Init) -> InternVideo2 {
+        let size = self.size();
+        let blocks = BlocksConfig {
+            gelu: self.gelu,
+            layer_scale: self.layer_scale,
+            drop_path: self.drop_path,
+            ..BlocksConfig::internvideo2(size.width, size.depth, size.heads, size.hidden)
+        };
+        let [joint, space, time, class] = self.tables(dims, init);
+        let extra = || ExtraMlp {
+            norm: Norm::layer(size.pooled, 1e-5, init),
+            mlp: Mlp::zero_end([size.pooled, 4 * size.pooled, size.pooled], Gelu::Exact, init),
+        };
+        InternVideo2 {
+            patch_embed: PatchEmbed::new(size.width, size.tubelet, size.patch, init),
+            cls_token: init.normal([1, 1, size.width], 0.02),
+            pos_embed: joint,
+            pos_embed_spatial: space,
+            pos_embed_temporal: time,
+            pos_embed_cls: class,
+            blocks: block::blocks(&blocks, init),
+            clip_projector: AttentionPool::new(size.width, size.pool_heads, size.pooled, init),
+            extra_mlp: self.extra_mlp.then(extra),
+            fc_norm: self.classes.map(|_| Norm::layer(size.pooled, 1e-5, init)),
+            head: self.classes.map(|classes| init.linear(size.pooled, classes, true, 1000.0)),
+            dropout: self.dropout,
+        }
+    }
+
+    fn forward(
+        &self,
+        module: &InternVideo2,
+        mut inputs: Tensors,
+        call: &Call,
+    ) -> Result<Tensors, NodeError> {
+        let x = module.embed(inputs.take("video")?, inputs.take_if("visible")?);
+        let taps = block::taps(self.size().depth, self.taps(), self.tap_interval);
+        let key = call.training.then_some(&call.key);
+        let (layers, x) = block::run(&module.blocks, x, &taps, key);
+        let (pooled, _) = module.clip_projector.forward(x.clone());
+        let layers: Tensor<4> = Tensor::stack(layers, 0);
+        let mut outputs = Tensors::of("layers", layers).with("tokens", x);
+        if let Some(logits) = module.classify(pooled.clone(), key) {
+            outputs = outputs.with("logits", logits);
+        }
+        Ok(outputs.with("pooled", pooled))
+    }
+
+    fn key(&self, path: &str) -> String {
+        path.replace("extra_mlp.norm", "extra_mlp.0").replace("extra_mlp.mlp", "extra_mlp.1")
+    }
+
+    fn layers(&self) -> usize {
+        self.size().depth
+    }
+
+    fn flops(&self, dims: &Dims) -> u64 {
+        let all: usize = self.size().cut(dims).iter().product();
+        let kept = dims.get("V").copied().unwrap_or(all);
+        side(dims, "B") as u64 * self.size().flops(all, 1 + kept)
+    }
+}
+
+/// Kind `models/internvideo2`.
+pub const ENTRY: Entry = kind::entry::<Config>(include_str!("internvideo2.rs"));

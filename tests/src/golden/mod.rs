@@ -1,0 +1,44 @@
+//! Reference data: tiny models with inputs, outputs, losses and gradients of the published code.
+//!
+//! A fixture is a folder; [`check`] picks the program for it by name. Every size is read from the
+//! folder, so other seeds and sizes pass without a change here.
+
+pub mod alignment;
+// pub mod attention_mask;
+pub mod fixture;
+pub mod internvideo2;
+pub mod network;
+// pub mod optimizer;
+pub mod report;
+// pub mod teachers;
+
+use std::path::Path;
+
+use report::Report;
+
+/// Fixtures that must be handled, sorted.
+pub const KNOWN: [&str; 8] = [
+    "adamw_cosine",
+    "internvideo2_ap",
+    "internvideo2_attention_mask",
+    "internvideo2_cls",
+    "internvideo2_mae_teacher",
+    "internvideo2_pretrain",
+    "internvl_clip_teacher",
+    "videomaev2_finetune",
+];
+
+/// Checks one fixture folder; none when its name belongs to later work.
+pub fn check(folder: &Path) -> Option<Report> {
+    let name = folder.file_name()?.to_str()?;
+    Some(match name {
+//        "adamw_cosine" => optimizer::check(folder),
+        "internvideo2_ap" | "internvideo2_cls" => internvideo2::check_classifier(folder),
+//        "internvideo2_attention_mask" => attention_mask::check(folder),
+//        "internvideo2_mae_teacher" => teachers::check_videomae(folder),
+        "internvideo2_pretrain" => alignment::check(folder),
+//        "internvl_clip_teacher" => teachers::check_internvl(folder),
+//        "videomaev2_finetune" => teachers::check_finetune(folder),
+        _ => return None,
+    })
+}

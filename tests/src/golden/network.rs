@@ -1,0 +1,123 @@
+//! Kinds as modules with the weights of a fixture, and their gradients in the file's layout.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::module::Module;
+use burn::tensor::{Device, Gradients, Tensor};
+use modules::init::Init;
+use modules::kind::{Call, Kind};
+use modules::rng::Key;
+use modules::tensors::{AnyTensor, Tensors};
+use modules::{device, parameters, weights};
+use safetensors::SafeTensors;
+use schemas::dims::Dims;
+use schemas::node::At;
+use serde_json::Value;
+
+use super::fixture::{Array, Arrays, Fixture};
+use super::report::Report;
+
+/// The device that fixtures run on, with autodiff.
+pub fn autodiff() -> Device {
+    device::by_name("flex").expect("tests are built with flex").autodiff()
+}
+
+/// A kind with its module.
+#[derive(Debug)]
+pub struct Network<K: Kind> {
+    /// Options.
+    pub kind: K,
+    /// Parameters of the fixture.
+    pub module: K::Module,
+    /// Keys of the file that a parameter took.
+    pub taken: BTreeSet<String>,
+}
+
+impl<K: Kind + std::fmt::Debug> Network<K> {
+    /// Makes the module and loads a weights file through the code that users go through.
+    pub fn load(fixture: &Fixture, file: &str, options: Value, dims: &Dims) -> Self {
+        let kind: K = serde_json::from_value(options).expect("the options are right");
+        let problems = kind.check(dims);
+        assert!(problems.is_empty(), "{problems:?}");
+        let module = kind.init(dims, &Init::new(0, "golden", &autodiff()));
+        let bytes = fixture.bytes(file);
+        let tensors = SafeTensors::deserialize(&bytes).expect("a fixture holds safetensors");
+        let (module, coverage) =
+            weights::load_tensors(file, &tensors, module, &|path| kind.key(path))
+                .unwrap_or_else(|error| panic!("{error}"));
+        let unused: BTreeSet<_> = coverage.unused.into_iter().collect();
+        let names = tensors.names().into_iter().map(|name| name.to_string());
+        let taken = names.filter(|name| !unused.contains(name)).collect();
+        Self { kind, module, taken }
+    }
+
+    /// Runs the kind as a node does, without drop path.
+    pub fn forward(&self, inputs: Tensors) -> Tensors {
+        let call = Call { key: Key::new(0, "golden"), training: false, at: At::default() };
+        self.kind.forward(&self.module, inputs, &call).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Gradients by key, in the layout of the file.
+    pub fn gradients(&self, all: &mut Gradients) -> Arrays {
+        let list = parameters::list(&self.module);
+        let linear: BTreeMap<_, _> = list.into_iter().map(|p| (p.path, p.linear)).collect();
+        let found = parameters::gradients(&self.module, all);
+        found
+            .into_iter()
+            .map(|(path, gradient)| {
+                let gradient = match gradient {
+                    AnyTensor::F2(matrix) if linear[&path] => matrix.transpose().into(),
+                    other => other,
+                };
+                (self.kind.key(&path), any(gradient))
+            })
+            .collect()
+    }
+}
+
+/// Takes one tensor by port.
+pub fn port<const D: usize>(tensors: &mut Tensors, name: &str) -> Tensor<D>
+where
+    Tensor<D>: modules::tensors::Ranked,
+{
+    tensors.take(name).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn any(tensor: AnyTensor) -> Array {
+    let data = tensor.to_data();
+    Array { shape: data.shape().to_vec(), values: data.iter::<f64>().collect() }
+}
+
+/// Whether the networks together took every key of a weights file.
+pub fn check_coverage(report: &mut Report, fixture: &Fixture, file: &str, taken: &[&BTreeSet<String>]) {
+    let all: BTreeSet<String> = fixture.arrays(file).into_keys().collect();
+    let taken: BTreeSet<String> = taken.iter().flat_map(|set| set.iter().cloned()).collect();
+    report.same(&format!("keys of {file}"), &taken, &all);
+}
+
+/// Compares all `<prefix>grad_param.*` of the fixture, and the norms of all gradients.
+pub fn check_gradients(report: &mut Report, fixture: &Fixture, prefix: &str, gradients: &Arrays) {
+    for (key, gradient) in gradients {
+        let name = format!("{prefix}grad_param.{key}");
+        if report.expects(&name) {
+            report.meet(&name, gradient);
+        }
+    }
+    let norms = fixture.meta["param_grad_l2"].as_object().filter(|_| prefix.is_empty());
+    for (key, norm) in norms.into_iter().flatten() {
+        let one = |values: Vec<f64>| Array { shape: vec![1], values };
+        let expected = one(vec![norm.as_f64().expect("norms are numbers")]);
+        let found = gradients.get(key).map_or(0.0, |g| g.values.iter().map(|v| v * v).sum::<f64>().sqrt());
+        report.compare(&format!("param_grad_l2.{key}"), &one(vec![found]), &expected);
+    }
+}
+
+/// Dims by name.
+pub fn dims<const N: usize>(pairs: [(&str, usize); N]) -> Dims {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Number of parameters, without making any.
+pub fn count<M: Module>(module: &M) -> u64 {
+    parameters::count(module)
+}

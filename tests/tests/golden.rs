@@ -1,0 +1,37 @@
+//! Every fixture folder: the numbers of the published code, within the tolerance they come with.
+//!
+//! `PLAYHOUSE_GOLDEN` names another folder of fixtures.
+
+use std::path::{Path, PathBuf};
+
+use tests::golden;
+
+fn folders() -> Vec<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    let root = std::env::var_os("PLAYHOUSE_GOLDEN").map_or(here, PathBuf::from);
+    let entries = std::fs::read_dir(&root).expect("the folder of fixtures is readable");
+    let mut folders: Vec<_> = entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect();
+    folders.sort();
+    folders
+}
+
+#[test]
+fn every_fixture_is_met() {
+    let (mut failures, mut met) = (Vec::new(), 0);
+    for folder in folders() {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match golden::check(&folder) {
+            Some(report) => {
+                println!("{report}");
+                met += 1;
+                failures.extend(report.problems.iter().map(|problem| format!("{name}: {problem}")));
+            }
+            None if golden::KNOWN.contains(&name.as_str()) => {
+                failures.push(format!("{name}: no program checks it"));
+            }
+            None => println!("{name}: skipped, it belongs to later work"),
+        }
+    }
+    assert!(met > 0, "no fixture was found");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
