@@ -12,7 +12,9 @@ pub mod layers;
 pub mod optimizer;
 pub mod parameters;
 pub mod rng;
+pub mod shapes;
 pub mod tensors;
+pub mod video;
 pub mod vjp;
 pub mod weights;
 

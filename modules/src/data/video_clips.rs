@@ -1,0 +1,279 @@
+//! Clips from video files: a folder, a CSV or a JSONL manifest.
+//!
+//! | port     | dims        | what                                                        |
+//! |----------|-------------|-------------------------------------------------------------|
+//! | `video`  | `B 3 T S S` | RGB, normalised                                             |
+//! | `label`  | `B`         | with `label`: that integer column of the manifest           |
+//! | `sample` | `B`         | place of the video in the manifest, from 0                  |
+//!
+//! Clips are a function of (seed, node, step, microbatch) and the files. A file that cannot be read
+//! is named once and replaced by another one, drawn from the same numbers. Each microbatch of a
+//! step walks through the data set in an order of its own.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use schemas::dims::Dims;
+use schemas::entry::{Entry, OptionProblem};
+use schemas::frame::{Frame, Frames};
+use schemas::node::{Forwarded, NodeError, Notice};
+use schemas::port::Ports;
+use serde::{Deserialize, Serialize};
+
+use crate::kind::{self, Call, Host};
+use crate::rng::Key;
+use crate::video::{
+    Clip, ClipOptions, ClipReader, Crop, DecodeOptions, Filter, Manifest, Normalisation, Order,
+    Sampler, Short, Transform, Views,
+};
+
+/// How frames are chosen; see `video/sample.rs`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Sampling {
+    /// One frame per equal segment: InternVideo2 stage 1.
+    #[default]
+    Segments,
+    /// One frame per segment, ends included: InternVideo2 fine-tuning.
+    Sparse,
+    /// One frame per interval: InternVideo2 stage 2.
+    Intervals,
+    /// A constant rate from a random place.
+    Rate {
+        /// Frames per second.
+        fps: f64,
+    },
+    /// A constant stride from a random place.
+    Dense {
+        /// Frames from one to the next.
+        stride: usize,
+    },
+}
+
+/// Options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Folder, `.csv` or `.jsonl`.
+    pub root: PathBuf,
+    /// Only entries of this split.
+    #[serde(default)]
+    pub split: Option<String>,
+    /// Integer column that becomes the `label` port.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// Clips per microbatch.
+    pub batch: usize,
+    /// Frames per clip.
+    pub frames: usize,
+    /// Rows and columns in pixels.
+    pub size: usize,
+    /// How frames are chosen.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// Which part of a frame is kept; the centre when absent.
+    #[serde(default = "centre")]
+    pub crop: Crop,
+    /// Probability of exchanging left and right; 0 where direction is the label.
+    #[serde(default)]
+    pub flip: f64,
+    /// Colour statistics; ImageNet's when absent.
+    #[serde(default = "imagenet")]
+    pub colours: Normalisation,
+    /// A permutation per epoch and drawn frames; else the manifest's order and fixed frames.
+    #[serde(default = "yes")]
+    pub shuffle: bool,
+    /// Threads that read clips; 0 takes as many as there are cores.
+    #[serde(default)]
+    pub workers: usize,
+}
+
+fn centre() -> Crop {
+    Crop::Centre { short: None }
+}
+
+fn imagenet() -> Normalisation {
+    Normalisation::IMAGENET
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    fn sampler(&self) -> Sampler {
+        let (frames, short) = (self.frames, Short::RepeatLast);
+        match self.sampling {
+            Sampling::Segments => Sampler::Segments { frames, one_based: true },
+            Sampling::Sparse => Sampler::Sparse { frames },
+            Sampling::Intervals => Sampler::Intervals { frames },
+            Sampling::Rate { fps } => Sampler::Rate { frames, fps, short },
+            Sampling::Dense { stride } => Sampler::Dense { frames, stride, short },
+        }
+    }
+
+    fn clip_options(&self) -> ClipOptions {
+        let views = Views::Test { temporal: 1, spatial: 1 };
+        ClipOptions {
+            sampler: self.sampler(),
+            transform: Transform {
+                size: self.size,
+                crop: self.crop.clone(),
+                filter: Filter::Bilinear,
+                flip: self.flip,
+                normalisation: self.colours,
+                ..Transform::default()
+            },
+            views: if self.shuffle { Views::Train } else { views },
+            decode: DecodeOptions::default(),
+            workers: self.workers,
+        }
+    }
+
+    fn problem(&self, reason: impl ToString) -> NodeError {
+        NodeError::Data { what: self.root.display().to_string(), reason: reason.to_string() }
+    }
+}
+
+/// An open data set.
+pub struct State {
+    reader: ClipReader,
+    key: Key,
+    reported: BTreeSet<PathBuf>,
+}
+
+impl Host for Config {
+    type State = State;
+
+    fn ports(&self, _: &[String]) -> Ports {
+        let Self { batch, frames, size, .. } = self;
+        let ports = Ports::default()
+            .plain("video", format!("{batch} 3 {frames} {size} {size}"))
+            .about("RGB, normalised")
+            .plain("sample", format!("{batch}"))
+            .int()
+            .about("place of the video in the manifest, from 0");
+        match &self.label {
+            Some(column) => ports
+                .plain("label", format!("{batch}"))
+                .int()
+                .about(&format!("column `{column}` of the manifest")),
+            None => ports,
+        }
+    }
+
+    fn check(&self, _: &Dims) -> Vec<OptionProblem> {
+        let mut problems = Vec::new();
+        for (option, value) in [("batch", self.batch), ("frames", self.frames), ("size", self.size)]
+        {
+            if value == 0 {
+                let message = format!("`{option}` is 0, but must be at least 1");
+                problems.push(OptionProblem::new(option, message, "give a number from 1"));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.flip) {
+            let message = format!("`flip` is {}, not a probability from 0 to 1", self.flip);
+            problems.push(OptionProblem::new("flip", message, "write 0 or 0.5"));
+        }
+        if let Crop::Centre { short: Some(short) } = self.crop
+            && short < self.size
+        {
+            let message = format!("`short` is {short}, less than `size` {}", self.size);
+            problems.push(OptionProblem::new("crop", message, "leave `short` out or raise it"));
+        }
+        problems
+    }
+
+    fn open(&self, _: &Dims, key: &Key) -> Result<State, NodeError> {
+        let manifest = Manifest::read(&self.root, self.split.as_deref())
+            .map_err(|error| self.problem(error))?;
+        if let Some(column) = &self.label {
+            let without = |entry: &&crate::video::Entry| !entry.labels.contains_key(column);
+            if let Some(entry) = manifest.entries.iter().find(without) {
+                let known = Vec::from_iter(entry.labels.keys().map(|name| format!("`{name}`")));
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                let reason = format!(
+                    "`{}` has no integer column `{column}`; its integer columns are {known}",
+                    entry.id
+                );
+                return Err(self.problem(reason));
+            }
+        }
+        let reader =
+            ClipReader::new(manifest, self.clip_options()).map_err(|error| self.problem(error))?;
+        Ok(State { reader, key: key.clone(), reported: BTreeSet::new() })
+    }
+
+    fn forward(&self, state: &mut State, _: Frames, call: &Call) -> Result<Forwarded, NodeError> {
+        let key = state.key.with_number(u64::from(call.at.microbatch));
+        let first = call.at.step * self.batch as u64;
+        let positions = first..first + self.batch as u64;
+        let order = Order { shuffle: self.shuffle };
+        let clips = state.reader.read_batch(&key, order, positions);
+        let clips = clips.map_err(|error| self.problem(error))?;
+        let mut forwarded = Forwarded::default();
+        for bad in state.reader.quarantined() {
+            if state.reported.insert(bad.file.clone()) {
+                let file = bad.file.display().to_string();
+                forwarded.notices.push(Notice::Quarantined { file, reason: bad.reason });
+            }
+        }
+        let shape = vec![self.batch, 3, self.frames, self.size, self.size];
+        let values = clips.iter().flat_map(|clip| clip.video.iter().copied());
+        forwarded.frames.insert("video".to_owned(), Frame::f32(shape, values));
+        let numbers = |of: &dyn Fn(&Clip) -> i64| Frame::i64([self.batch], clips.iter().map(of));
+        let samples = numbers(&|clip| clip.number as i64);
+        forwarded.frames.insert("sample".to_owned(), samples);
+        if let Some(column) = &self.label {
+            let labels = numbers(&|clip| clip.entry.labels[column]);
+            forwarded.frames.insert("label".to_owned(), labels);
+        }
+        Ok(forwarded)
+    }
+}
+
+/// Kind `data/video_clips`.
+pub const ENTRY: Entry = kind::source::<Config>(include_str!("video_clips.rs"));
+
+#[cfg(test)]
+mod tests {
+    use schemas::node::At;
+
+    use super::*;
+    use crate::shapes;
+
+    fn call(step: u64) -> Call {
+        let at = At { stage: 0, step, microbatch: 0 };
+        Call { key: Key::new(0, "unused"), training: false, at }
+    }
+
+    #[test]
+    fn a_folder_of_shapes_gives_the_same_frames_again_and_names_a_bad_file_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("shapes");
+        let few = shapes::Options { train: 4, test: 0, untrimmed: 0, ..Default::default() };
+        shapes::generate(&root, &few, &|_, _| {}).unwrap();
+        std::fs::write(root.join("train/00001.mp4"), "not a video").unwrap();
+        let text = format!(
+            r#"{{"root": {:?}, "label": "motion", "batch": 4, "frames": 4, "size": 32,
+                "sampling": {{"dense": {{"stride": 2}}}}, "crop": {{"multi_scale": {{}}}}}}"#,
+            root.join("train")
+        );
+        let config: Config = serde_json::from_str(&text).unwrap();
+        assert_eq!(config.check(&Dims::new()), []);
+        let key = Key::new(1, "clips");
+        let mut state = config.open(&Dims::new(), &key).unwrap();
+        let first = config.forward(&mut state, Frames::new(), &call(0)).unwrap();
+        let second = config.forward(&mut state, Frames::new(), &call(1)).unwrap();
+        assert_eq!(first.frames["video"].shape(), [4, 3, 4, 32, 32]);
+        assert_eq!(first.frames["label"].shape(), [4]);
+        assert_eq!((first.notices.len(), second.notices.len()), (1, 0));
+        let mut resumed = config.open(&Dims::new(), &key).unwrap();
+        let again = config.forward(&mut resumed, Frames::new(), &call(1)).unwrap();
+        assert_eq!(again.frames["video"].bytes(), second.frames["video"].bytes());
+        let wrong = Config { label: Some("speed".to_owned()), ..config };
+        let error = wrong.open(&Dims::new(), &key).err().unwrap().to_string();
+        assert!(error.contains("`speed`") && error.contains("`motion`"), "{error}");
+    }
+}

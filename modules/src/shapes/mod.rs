@@ -1,0 +1,375 @@
+//! Moving shapes: a labelled synthetic world, written as real video files.
+//!
+//! Appearance (shape, colour, texture, background, still dots) is independent of motion, and every
+//! motion has its time reversal beside it, so a model that looks at one frame can name the look but
+//! not the motion. A data set is a folder, complete or absent:
+//!
+//! ```text
+//! OUT/shapes.json              options, encoder
+//! OUT/manifest.csv             train and test, with a `split` column
+//! OUT/train/00000.mp4 …        H.264 and AAC
+//! OUT/train/manifest.csv       path, split, labels, factors, one caption
+//! OUT/train/manifest.jsonl     the same and captions, questions, boxes, masks per frame
+//! OUT/test/…
+//! OUT/untrimmed/…              several events per video; one CSV row per event, with its seconds
+//! ```
+
+pub mod describe;
+mod encode;
+mod record;
+pub mod render;
+pub mod world;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+pub use encode::{Film, SAMPLE_RATE, encoder, write as write_film};
+use record::Record;
+
+/// What to make.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Clips to train on.
+    pub train: usize,
+    /// Clips to test on.
+    pub test: usize,
+    /// Longer videos with several events.
+    pub untrimmed: usize,
+    /// Rows and columns in pixels; even.
+    pub size: usize,
+    /// Frames per clip, and per event.
+    pub frames: usize,
+    /// Frames per second.
+    pub fps: usize,
+    /// Motion classes; even, at most 14. See [`world::MOTIONS`].
+    pub motions: usize,
+    /// Appearance classes; at most 24: four shapes, then the same in the next colour.
+    pub appearances: usize,
+    /// Equal seeds give equal files.
+    pub seed: u64,
+    /// Whether files have a sound track.
+    pub sound: bool,
+    /// Whether `manifest.jsonl` holds a mask per frame.
+    pub masks: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            train: 1024,
+            test: 256,
+            untrimmed: 8,
+            size: 64,
+            frames: 16,
+            fps: 16,
+            motions: 8,
+            appearances: 8,
+            seed: 0,
+            sound: true,
+            masks: true,
+        }
+    }
+}
+
+/// A data set that lies on disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Made {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// How many video files it has.
+    pub files: usize,
+    /// FFmpeg's name of the video encoder.
+    pub encoder: String,
+    /// What the user should know, for instance that there was no H.264 encoder.
+    pub notice: Option<String>,
+    /// Whether it was there already and nothing was written.
+    pub reused: bool,
+}
+
+/// Why a data set could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ShapesError {
+    /// An option is out of bounds.
+    #[error("`{option}` is {value}, but must be {allowed}")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// Its value.
+        value: usize,
+        /// The allowed values.
+        allowed: &'static str,
+    },
+    /// The folder holds something else.
+    #[error("`{}` exists and holds no moving shapes; name another folder or empty it", dir.display())]
+    Occupied {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// There is nothing to write video with.
+    #[error("this FFmpeg has no H.264 and no MPEG-4 encoder; install one with libx264")]
+    NoEncoder,
+    /// A film could not be encoded.
+    #[error("cannot write video: {reason}; file `{}`", file.display())]
+    Encode {
+        /// The file.
+        file: PathBuf,
+        /// What FFmpeg said.
+        reason: String,
+    },
+    /// The file system refused.
+    #[error("cannot write data set: {source}; path `{}`", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl Options {
+    /// Refuses values that no data set can be made with.
+    pub fn check(&self) -> Result<(), ShapesError> {
+        let bounds = [
+            ("size", self.size, 16..=2048, 2, "even, from 16 to 2048"),
+            ("frames", self.frames, 2..=4096, 1, "from 2 to 4096"),
+            ("fps", self.fps, 1..=240, 1, "from 1 to 240"),
+            ("motions", self.motions, 2..=world::MOTIONS.len(), 2, "even, from 2 to 14"),
+            ("appearances", self.appearances, 1..=world::APPEARANCES, 1, "from 1 to 24"),
+        ];
+        for (option, value, range, step, allowed) in bounds {
+            if !range.contains(&value) || value % step != 0 {
+                return Err(ShapesError::Option { option, value, allowed });
+            }
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> usize {
+        self.train + self.test + self.untrimmed
+    }
+}
+
+/// One clip in memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShapeClip {
+    /// The pictures.
+    pub frames: crate::video::Frames,
+    /// Appearance class.
+    pub appearance: usize,
+    /// Motion class.
+    pub motion: usize,
+    /// The plainest caption.
+    pub caption: String,
+}
+
+/// Draws clip `number` of a split as [`generate`] would, without a file and without sound.
+pub fn clip(options: &Options, split: &str, number: usize) -> ShapeClip {
+    let options = Options { sound: false, masks: false, ..options.clone() };
+    let (record, film) = record::make(&options, split, number);
+    let (count, height, width) = (options.frames, film.height, film.width);
+    ShapeClip {
+        frames: crate::video::Frames { data: film.rgb, count, height, width },
+        appearance: record.appearance,
+        motion: record.motion.unwrap_or_default(),
+        caption: record.caption,
+    }
+}
+
+/// What `shapes.json` says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Origin {
+    format: u32,
+    options: Options,
+    encoder: String,
+    notice: Option<String>,
+}
+
+/// The layout that this version writes.
+const FORMAT: u32 = 1;
+
+/// Makes a data set, or finds it complete. `progress` gets (files done, files in all), from several
+/// threads. Blocks; uses all of rayon's threads.
+pub fn generate(
+    out: &Path,
+    options: &Options,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Made, ShapesError> {
+    options.check()?;
+    let found = read_origin(out);
+    if let Some(origin) = &found
+        && origin.format == FORMAT
+        && origin.options == *options
+    {
+        return Ok(made(out, origin, true));
+    }
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ShapesError::Io { path, source }
+    };
+    let empty = std::fs::read_dir(out).map_or(!out.exists(), |mut list| list.next().is_none());
+    if found.is_none() && !empty {
+        return Err(ShapesError::Occupied { dir: out.to_owned() });
+    }
+    let (encoder, notice) = encoder().ok_or(ShapesError::NoEncoder)?;
+    let origin =
+        Origin { format: FORMAT, options: options.clone(), encoder: encoder.to_owned(), notice };
+    let part = sibling(out, "partial");
+    let result = fill(&part, &origin, progress).and_then(|()| replace(&part, out));
+    if let Err(error) = result {
+        // Best effort: the error that matters is the first one.
+        let _ = std::fs::remove_dir_all(&part);
+        return Err(error);
+    }
+    std::fs::metadata(out).map_err(io(out))?;
+    Ok(made(out, &origin, false))
+}
+
+fn made(out: &Path, origin: &Origin, reused: bool) -> Made {
+    Made {
+        dir: out.to_owned(),
+        files: origin.options.files(),
+        encoder: origin.encoder.clone(),
+        notice: origin.notice.clone(),
+        reused,
+    }
+}
+
+fn read_origin(out: &Path) -> Option<Origin> {
+    serde_json::from_slice(&std::fs::read(out.join("shapes.json")).ok()?).ok()
+}
+
+/// A hidden path beside a folder, of this process alone.
+fn sibling(out: &Path, what: &str) -> PathBuf {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    out.with_file_name(format!(".{name}.{what}-{}", std::process::id()))
+}
+
+/// Puts a finished folder in its place.
+fn replace(part: &Path, out: &Path) -> Result<(), ShapesError> {
+    let io = |source| ShapesError::Io { path: out.to_owned(), source };
+    if !out.exists() {
+        return std::fs::rename(part, out).map_err(io);
+    }
+    let old = sibling(out, "old");
+    std::fs::rename(out, &old).map_err(io)?;
+    std::fs::rename(part, out).map_err(io)?;
+    std::fs::remove_dir_all(&old).map_err(io)
+}
+
+/// Writes everything into a folder that nobody looks at yet.
+fn fill(
+    part: &Path,
+    origin: &Origin,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<(), ShapesError> {
+    let options = &origin.options;
+    let io = |path: &Path, source| ShapesError::Io { path: path.to_owned(), source };
+    let done = AtomicUsize::new(0);
+    let splits =
+        [("train", options.train), ("test", options.test), ("untrimmed", options.untrimmed)];
+    let mut all = Vec::new();
+    for (split, count) in splits {
+        let dir = part.join(split);
+        std::fs::create_dir_all(&dir).map_err(|source| io(&dir, source))?;
+        let one = |number: usize| -> Result<Record, ShapesError> {
+            let (record, film) = record::make(options, split, number);
+            let file = dir.join(&record.path);
+            write_film(&film, &origin.encoder, &file)
+                .map_err(|reason| ShapesError::Encode { file, reason })?;
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, options.files());
+            Ok(record)
+        };
+        let records: Vec<Record> = (0..count).into_par_iter().map(one).collect::<Result<_, _>>()?;
+        let csv = record::csv(&records);
+        let jsonl = record::jsonl(&records);
+        for (name, bytes) in [("manifest.csv", csv), ("manifest.jsonl", jsonl)] {
+            save(&dir.join(name), &bytes).map_err(|source| io(&dir.join(name), source))?;
+        }
+        if split != "untrimmed" {
+            all.extend(records);
+        }
+    }
+    let name = part.join("manifest.csv");
+    save(&name, &record::csv_of_splits(&all)).map_err(|source| io(&name, source))?;
+    let name = part.join("shapes.json");
+    let text = serde_json::to_vec_pretty(origin).unwrap_or_default();
+    save(&name, &text).map_err(|source| io(&name, source))
+}
+
+/// Writes a file through to the disk.
+fn save(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::video::{DecodeOptions, Video};
+
+    fn small() -> Options {
+        Options { train: 6, test: 2, untrimmed: 1, size: 32, frames: 8, ..Options::default() }
+    }
+
+    #[test]
+    fn a_data_set_is_written_once_and_equal_seeds_give_equal_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (dir.path().join("one"), dir.path().join("other"));
+        let seen = AtomicUsize::new(0);
+        let count = |_: usize, _: usize| {
+            seen.fetch_add(1, Ordering::Relaxed);
+        };
+        let made = generate(&one, &small(), &count).unwrap();
+        assert_eq!((made.files, made.reused, seen.into_inner()), (9, false, 9));
+        assert!(generate(&one, &small(), &|_, _| {}).unwrap().reused);
+        generate(&other, &small(), &|_, _| {}).unwrap();
+        for name in ["train/00003.mp4", "train/manifest.jsonl", "manifest.csv"] {
+            assert_eq!(
+                std::fs::read(one.join(name)).unwrap(),
+                std::fs::read(other.join(name)).unwrap(),
+                "{name}"
+            );
+        }
+        let changed = Options { seed: 1, ..small() };
+        assert!(!generate(&other, &changed, &|_, _| {}).unwrap().reused);
+        assert_ne!(
+            std::fs::read(one.join("train/00003.mp4")).unwrap(),
+            std::fs::read(other.join("train/00003.mp4")).unwrap()
+        );
+        let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+    }
+
+    #[test]
+    fn a_folder_with_other_things_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+        let error = generate(dir.path(), &small(), &|_, _| {}).unwrap_err();
+        assert!(matches!(error, ShapesError::Occupied { .. }), "{error}");
+        let odd = Options { size: 33, ..small() };
+        assert!(generate(dir.path(), &odd, &|_, _| {}).unwrap_err().to_string().contains("even"));
+    }
+
+    #[test]
+    fn the_files_decode_to_what_was_drawn() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("clip.mp4");
+        let (_, film) = record::make(&Options::default(), "train", 0);
+        write_film(&film, encoder().unwrap().0, &file).unwrap();
+        let mut video = Video::open(&file, &DecodeOptions::default()).unwrap();
+        let info = video.info().clone();
+        assert_eq!((info.frames, info.height, info.width), (16, 64, 64));
+        assert!(info.has_audio && (info.fps - 16.0).abs() < 1e-9, "{info:?}");
+        let frames = video.frames(&(0..16).collect::<Vec<_>>()).unwrap();
+        let pairs = frames.data.iter().zip(&film.rgb);
+        let mean =
+            pairs.map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / film.rgb.len() as f64;
+        assert!(mean < 8.0, "mean difference {mean}");
+    }
+}
