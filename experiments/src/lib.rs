@@ -1,1 +1,58 @@
-//! Placeholder.
+//! Composes experiments from YAML graphs and runs them: the `playhouse` command.
+//!
+//! This is the only crate that sees both the modules and the actors.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cmd;
+pub mod compose;
+pub mod origin;
+pub mod read;
+pub mod summary;
+
+/// Actor-based research platform for video foundation models
+#[derive(Parser)]
+#[command(name = "playhouse", version, about, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(cmd::run::Args),
+    Resume(cmd::resume::Args),
+    Check(cmd::check::Args),
+    Plan(cmd::plan::Args),
+    Graph(cmd::graph::Args),
+    List(cmd::list::Args),
+    Explain(cmd::explain::Args),
+    New(cmd::new::Args),
+    Status(cmd::status::Args),
+}
+
+/// Runs the command line. Exit codes: 0 done, 1 the work failed, 2 usage or unreadable input,
+/// 130 interrupted after a checkpoint.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PLAYHOUSE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let outcome = match arguments.command {
+        Command::Run(args) => cmd::run::run(&args),
+        Command::Resume(args) => cmd::resume::run(&args),
+        Command::Check(args) => cmd::check::run(&args),
+        Command::Plan(args) => cmd::plan::run(&args),
+        Command::Graph(args) => cmd::graph::run(&args),
+        Command::List(args) => cmd::list::run(&args),
+        Command::Explain(args) => cmd::explain::run(&args),
+        Command::New(args) => cmd::new::run(&args),
+        Command::Status(args) => cmd::status::run(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
+}

@@ -21,6 +21,7 @@ use crate::host_node::HostNode;
 use crate::init::Init;
 use crate::kind_node::KindNode;
 use crate::parameters;
+use crate::weights;
 use crate::rng::Key;
 use crate::tensors::Tensors;
 
@@ -163,9 +164,16 @@ fn build_host<H: Host>(spec: &NodeSpec) -> Result<Box<dyn Node>, NodeError> {
 
 fn count<K: Kind>(spec: &NodeSpec) -> Count {
     let Ok(kind) = read::<K>(spec) else { return Count::default() };
-    let device = burn::tensor::Device::default();
+    let device = crate::device::host();
     let module = kind.init(&spec.dims, &Init::new(spec.seed, &spec.name, &device));
     Count { parameters: parameters::count(&module), flops: kind.flops(&spec.dims) }
+}
+
+fn check_weights<K: Kind>(spec: &NodeSpec) -> Result<(), NodeError> {
+    let (kind, Some(file)) = (read::<K>(spec)?, &spec.weights) else { return Ok(()) };
+    let device = crate::device::host();
+    let module = kind.init(&spec.dims, &Init::new(spec.seed, &spec.name, &device));
+    weights::check(&kind, &module, file)
 }
 
 /// The entry of a kind with a module. `about` is the text of its file.
@@ -176,6 +184,7 @@ pub const fn entry<K: Kind>(about: &'static str) -> Entry {
         ports: |value, wired| options::<K>(value).ports(wired),
         check: |value, dims| options::<K>(value).check(dims),
         count: count::<K>,
+        check_weights: check_weights::<K>,
         build: build::<K>,
         about,
         source: false,
@@ -190,6 +199,7 @@ pub const fn host<H: Host>(about: &'static str) -> Entry {
         ports: |value, wired| options::<H>(value).ports(wired),
         check: |value, dims| options::<H>(value).check(dims),
         count: |_| Count { parameters: 0, flops: 0 },
+        check_weights: |_| Ok(()),
         build: build_host::<H>,
         about,
         source: false,

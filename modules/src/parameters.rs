@@ -20,6 +20,17 @@ pub struct Parameter {
     pub linear: bool,
 }
 
+impl Parameter {
+    /// The shape in a weights file, where linear layers are stored `[out, in]`.
+    pub fn file_shape(&self) -> Vec<usize> {
+        let mut shape = self.shape.clone();
+        if self.linear {
+            shape.reverse();
+        }
+        shape
+    }
+}
+
 /// Where a walk is.
 #[derive(Debug, Default)]
 struct Trail {

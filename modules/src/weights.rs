@@ -15,7 +15,7 @@ use safetensors::{Dtype, SafeTensors};
 use schemas::node::NodeError;
 
 use crate::kind::Kind;
-use crate::parameters;
+use crate::parameters::{self, Parameter};
 use crate::tensors::AnyTensor;
 
 /// What a weights file covered.
@@ -65,6 +65,55 @@ pub fn load_into<K: Kind>(
     load_tensors(&weights.name, &weights.tensors()?, module, &|path| kind.key(path))
 }
 
+/// Compares a file with the parameters of a module; reads neither.
+pub fn check<K: Kind>(kind: &K, module: &K::Module, file: &Path) -> Result<(), NodeError> {
+    let weights = WeightsFile::open(file)?;
+    let tensors = weights.tensors()?;
+    match_keys(&weights.name, &tensors, module, &|path| kind.key(path)).map(|_| ())
+}
+
+/// Keys by parameter path, and the keys that no parameter takes.
+type Matched = (Vec<(Parameter, String)>, Vec<String>);
+
+fn match_keys<M: Module>(
+    file: &str,
+    tensors: &SafeTensors<'_>,
+    module: &M,
+    key: &dyn Fn(&str) -> String,
+) -> Result<Matched, NodeError> {
+    let mut problems = Vec::new();
+    let mut matched = Vec::new();
+    let mut unused: BTreeSet<String> = tensors.names().iter().map(|n| n.to_string()).collect();
+    for parameter in parameters::list(module) {
+        let key = key(&parameter.path);
+        let Ok(view) = tensors.tensor(&key) else {
+            problems.push(format!("`{key}` is missing"));
+            continue;
+        };
+        unused.remove(&key);
+        let expected = parameter.file_shape();
+        if squeezed(view.shape()) != squeezed(&expected) {
+            problems.push(format!("`{key}` is {:?}, expected {expected:?}", view.shape()));
+        } else if !is_float(view.dtype()) {
+            problems.push(format!("`{key}` has dtype {:?}, not a float", view.dtype()));
+        } else {
+            matched.push((parameter, key));
+        }
+    }
+    if problems.is_empty() {
+        return Ok((matched, unused.into_iter().collect()));
+    }
+    let more = problems.len().saturating_sub(8);
+    problems.truncate(8);
+    let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let reason = format!("{}{tail}", problems.join("; "));
+    Err(NodeError::Weights { file: file.to_owned(), reason })
+}
+
+fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
+}
+
 /// Loads tensors into a module, with `key` naming each parameter path.
 pub fn load_tensors<M: Module>(
     file: &str,
@@ -72,37 +121,14 @@ pub fn load_tensors<M: Module>(
     module: M,
     key: &dyn Fn(&str) -> String,
 ) -> Result<(M, Coverage), NodeError> {
-    let mut problems = Vec::new();
-    let mut unused: BTreeSet<String> = tensors.names().iter().map(|n| n.to_string()).collect();
+    let (matched, unused) = match_keys(file, tensors, &module, key)?;
     let mut found: BTreeMap<String, AnyTensor> = BTreeMap::new();
-    for parameter in parameters::list(&module) {
-        let key = key(&parameter.path);
-        let Ok(view) = tensors.tensor(&key) else {
-            problems.push(format!("`{key}` is missing"));
-            continue;
-        };
-        unused.remove(&key);
-        let mut expected = parameter.shape.clone();
-        if parameter.linear {
-            expected.reverse();
-        }
-        if squeezed(view.shape()) != squeezed(&expected) {
-            problems.push(format!("`{key}` is {:?}, expected {expected:?}", view.shape()));
-            continue;
-        }
-        match read(&view, expected) {
-            Ok(data) => {
-                found.insert(parameter.path, data);
-            }
-            Err(dtype) => problems.push(format!("`{key}` has dtype {dtype}, not a float")),
-        }
-    }
-    if !problems.is_empty() {
-        let more = problems.len().saturating_sub(8);
-        problems.truncate(8);
-        let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
-        let reason = format!("{}{tail}", problems.join("; "));
-        return Err(NodeError::Weights { file: file.to_owned(), reason });
+    for (parameter, key) in matched {
+        let fail = |reason: String| NodeError::Weights { file: file.to_owned(), reason };
+        let view = tensors.tensor(&key).map_err(|e| fail(format!("`{key}`: {e}")))?;
+        let shape = parameter.file_shape();
+        let tensor = read(&view, shape).map_err(|e| fail(format!("`{key}`: {e}")))?;
+        found.insert(parameter.path, tensor);
     }
     let loaded = found.len();
     let module = parameters::map(module, &mut |parameter, old| {
@@ -114,7 +140,7 @@ pub fn load_tensors<M: Module>(
         let device = device_of(&old);
         new.to_device(&device)
     });
-    Ok((module, Coverage { loaded, unused: unused.into_iter().collect() }))
+    Ok((module, Coverage { loaded, unused }))
 }
 
 fn device_of(tensor: &AnyTensor) -> Device {

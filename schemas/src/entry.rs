@@ -39,7 +39,7 @@ pub struct Count {
 }
 
 /// A kind as the graph sees it.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Entry {
     /// JSON Schema of the options.
     pub schema: fn() -> Value,
@@ -51,6 +51,8 @@ pub struct Entry {
     pub check: fn(&Value, &Dims) -> Vec<OptionProblem>,
     /// Counts parameters without making them.
     pub count: fn(&NodeSpec) -> Count,
+    /// Compares a weights file with the parameters, without making or reading them.
+    pub check_weights: fn(&NodeSpec) -> Result<(), NodeError>,
     /// Makes the node, with parameters drawn or loaded.
     pub build: fn(&NodeSpec) -> Result<Box<dyn Node>, NodeError>,
     /// Text of the file that defines the kind, for `playhouse explain`.

@@ -1,7 +1,19 @@
 //! What travels between actors and what is written down. No tensors are computed here.
+//!
+//! Reading order: `experiment` (the YAML file as types), `graph` (its checked form), `node` (what
+//! a vertex can do), `frame` (what travels).
 
+pub mod checkpoint;
+pub mod diagnostic;
 pub mod dims;
 pub mod entry;
+pub mod experiment;
+mod flow;
 pub mod frame;
+pub mod graph;
+pub mod layers;
 pub mod node;
 pub mod port;
+mod resolve;
+mod stages;
+pub mod yaml;

@@ -1,0 +1,187 @@
+//! Writes parts of checkpoints beside the work, and commits a checkpoint when all are there.
+//!
+//! A node hands over its state at a step boundary without copying it; one thread per process
+//! writes it. The supervisor's process collects the parts and commits the manifest last.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crossbeam_channel::Sender;
+use schemas::checkpoint::{self, CheckpointError, FORMAT, Manifest, PartFile};
+use schemas::node::Part;
+
+use crate::message::{Event, Generation, What};
+use crate::node_actor::Reporter;
+
+/// One part to write.
+pub struct Job {
+    /// Generation of the node.
+    pub generation: Generation,
+    /// The node.
+    pub node: String,
+    /// Folder of the checkpoint before it is committed.
+    pub folder: PathBuf,
+    /// Number of the checkpoint.
+    pub step: u64,
+    /// The state.
+    pub part: Part,
+    /// Way to the supervisor.
+    pub report: Reporter,
+}
+
+/// Starts the writing thread of a process.
+pub fn start_writer() -> Sender<Job> {
+    let (sender, jobs) = crossbeam_channel::unbounded::<Job>();
+    let run = move || {
+        for job in jobs {
+            let what = match checkpoint::write_part(&job.folder, &job.node, &job.part) {
+                Ok(part) => What::Saved { step: job.step, part },
+                Err(error) => What::Failed { error: error.to_string(), final_: true },
+            };
+            (job.report)(Event { generation: job.generation, node: job.node, what });
+        }
+    };
+    let thread = std::thread::Builder::new().name("checkpoint-writer".to_owned());
+    if let Err(error) = thread.spawn(run) {
+        tracing::error!(%error, "cannot start the checkpoint writer");
+    }
+    sender
+}
+
+/// When checkpoints are made and how many stay.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// Steps between checkpoints.
+    pub every: u64,
+    /// Checkpoints that stay.
+    pub keep: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { every: 100, keep: 3 }
+    }
+}
+
+/// A checkpoint on its way.
+#[derive(Debug)]
+struct Pending {
+    stage: String,
+    step: u64,
+    metrics_bytes: u64,
+    waiting: BTreeSet<String>,
+    parts: BTreeMap<String, PartFile>,
+}
+
+/// Collects parts and commits.
+#[derive(Debug)]
+pub struct Checkpointer {
+    folder: PathBuf,
+    graph: String,
+    keep: usize,
+    pending: Option<Pending>,
+    /// Parts of the last committed checkpoint, for nodes that did not change since.
+    last: Option<(PathBuf, Manifest)>,
+}
+
+impl Checkpointer {
+    /// Checkpoints in `folder`, of a graph with this hash.
+    pub fn new(folder: &Path, graph: &str, keep: usize) -> Self {
+        let newest = checkpoint::list(folder).pop().map(|(manifest, path)| (path, manifest));
+        Self {
+            folder: folder.to_owned(),
+            graph: graph.to_owned(),
+            keep,
+            pending: None,
+            last: newest,
+        }
+    }
+
+    /// The newest committed checkpoint.
+    pub fn newest(&self) -> Option<&(PathBuf, Manifest)> {
+        self.last.as_ref()
+    }
+
+    /// Whether a checkpoint is being written.
+    pub fn busy(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Begins a checkpoint; gives the folder that nodes write into. Nodes in `changed` write,
+    /// the others keep their last part.
+    pub fn begin(
+        &mut self,
+        (stage, step): (&str, u64),
+        metrics_bytes: u64,
+        changed: &BTreeSet<String>,
+    ) -> Result<PathBuf, CheckpointError> {
+        let aside = checkpoint::aside(&self.folder, stage, step);
+        let fail = |error| CheckpointError::Io {
+            what: format!("cannot prepare {}", aside.display()),
+            error,
+        };
+        if aside.exists() {
+            fs::remove_dir_all(&aside).map_err(fail)?;
+        }
+        fs::create_dir_all(&aside).map_err(fail)?;
+        let mut parts = BTreeMap::new();
+        if let Some((path, manifest)) = &self.last {
+            for (node, part) in manifest.parts.iter().filter(|(n, _)| !changed.contains(*n)) {
+                let (from, to) = (path.join(&part.file), aside.join(&part.file));
+                if fs::hard_link(&from, &to).is_err() {
+                    fs::copy(&from, &to).map_err(fail)?;
+                }
+                parts.insert(node.clone(), part.clone());
+            }
+        }
+        let stage = stage.to_owned();
+        self.pending =
+            Some(Pending { stage, step, metrics_bytes, waiting: changed.clone(), parts });
+        Ok(aside)
+    }
+
+    /// Takes a written part; commits when it was the last one.
+    pub fn take(
+        &mut self,
+        node: &str,
+        step: u64,
+        part: PartFile,
+    ) -> Result<Option<&(PathBuf, Manifest)>, CheckpointError> {
+        let Some(pending) = self.pending.as_mut().filter(|p| p.step == step) else {
+            return Ok(None);
+        };
+        pending.waiting.remove(node);
+        pending.parts.insert(node.to_owned(), part);
+        self.commit_if_complete()
+    }
+
+    /// Commits the checkpoint when nothing is missing.
+    pub fn commit_if_complete(
+        &mut self,
+    ) -> Result<Option<&(PathBuf, Manifest)>, CheckpointError> {
+        if self.pending.as_ref().is_none_or(|pending| !pending.waiting.is_empty()) {
+            return Ok(None);
+        }
+        let Some(pending) = self.pending.take() else { return Ok(None) };
+        let manifest = Manifest {
+            format: FORMAT,
+            stage: pending.stage,
+            step: pending.step,
+            graph: self.graph.clone(),
+            metrics_bytes: pending.metrics_bytes,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            parts: pending.parts,
+        };
+        let path = checkpoint::commit(&self.folder, &manifest)?;
+        self.last = Some((path, manifest));
+        checkpoint::prune(&self.folder, self.keep)?;
+        Ok(self.last.as_ref())
+    }
+
+    /// Gives up the checkpoint on its way.
+    pub fn abandon(&mut self) {
+        self.pending = None;
+    }
+}

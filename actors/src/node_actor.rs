@@ -1,0 +1,419 @@
+//! One vertex at work: wait for all ports of a microbatch, compute, pass on.
+//!
+//! Frames are joined by (stage, step, microbatch) and worked on in that order, whatever the order
+//! of arrival, so that sums have one order on every placement. A node that trains, follows
+//! another's weights or only judges waits for the end of each step; frozen nodes run ahead as far
+//! as credits reach.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use actix::{Actor, ActorContext, Context, Handler};
+use crossbeam_channel::Sender;
+use schemas::checkpoint;
+use schemas::frame::{Frame, Frames};
+use schemas::graph::{End, WEIGHTS};
+use schemas::node::{At, Gradients, Node, NodeError, NodeSpec, Part, Update};
+
+use crate::checkpointer::Job;
+use crate::edge::Directory;
+use crate::message::{
+    Assignment, Command, Event, Generation, Load, Order, Parcel, Pass, What,
+};
+
+/// Makes nodes from their specs.
+pub type Factory = Arc<dyn Fn(&NodeSpec) -> Result<Box<dyn Node>, NodeError> + Send + Sync>;
+
+/// Takes events to the supervisor.
+pub type Reporter = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What the nodes of one process share.
+#[derive(Clone)]
+pub struct Workplace {
+    /// Makes nodes.
+    pub factory: Factory,
+    /// Ways to other nodes.
+    pub directory: Directory,
+    /// Way to the supervisor.
+    pub report: Reporter,
+    /// Writes parts of checkpoints beside the work.
+    pub writer: Sender<Job>,
+}
+
+/// The actor around one node.
+pub struct NodeActor {
+    name: String,
+    workplace: Workplace,
+    generation: Generation,
+    node: Option<Box<dyn Node>>,
+    role: Option<Assignment>,
+    /// Input frames that wait for their companions.
+    inputs: BTreeMap<At, Frames>,
+    /// Gradients that wait for their companions, by (output port, consumer).
+    gradients: BTreeMap<At, BTreeMap<(String, End), Frame>>,
+    /// Microbatches that sources may make.
+    granted: BTreeMap<At, ()>,
+    /// Next microbatch of the forward and of the backward pass.
+    forward: At,
+    backward: At,
+    /// First step that may not begin yet, for synchronous nodes.
+    gate: u64,
+    /// Weights to follow, by the step they belong to.
+    weights: BTreeMap<u64, Frames>,
+    failed: bool,
+}
+
+impl NodeActor {
+    /// An actor that waits for its role.
+    pub fn new(name: &str, workplace: Workplace) -> Self {
+        Self {
+            name: name.to_owned(),
+            workplace,
+            generation: 0,
+            node: None,
+            role: None,
+            inputs: BTreeMap::new(),
+            gradients: BTreeMap::new(),
+            granted: BTreeMap::new(),
+            forward: At::default(),
+            backward: At::default(),
+            gate: 0,
+            weights: BTreeMap::new(),
+            failed: false,
+        }
+    }
+
+    fn report(&self, what: What) {
+        (self.workplace.report)(Event {
+            generation: self.generation,
+            node: self.name.clone(),
+            what,
+        });
+    }
+
+    fn fail(&mut self, error: &NodeError) {
+        self.failed = true;
+        let final_ = matches!(
+            error,
+            NodeError::Option { .. }
+                | NodeError::Weights { .. }
+                | NodeError::Device { .. }
+                | NodeError::State { .. }
+                | NodeError::Data { .. }
+        );
+        self.report(What::Failed { error: error.to_string(), final_ });
+    }
+
+    /// Takes a role: makes the node, and carries parameters over from the stage before.
+    fn assume(&mut self, role: Assignment) -> Result<(), NodeError> {
+        let same = self.role.as_ref().is_some_and(|old| old.spec == role.spec);
+        let keeps = same && role.spec.optimizer.is_none() && !role.fresh && !self.failed;
+        if !keeps || self.node.is_none() {
+            let mut spec = role.spec.clone();
+            let old = if self.failed || role.fresh { None } else { self.node.take() };
+            if old.is_some() {
+                spec.weights = None; // they were loaded once and may have been trained since
+            }
+            let factory = self.workplace.factory.clone();
+            let mut node = guarded(|| factory(&spec))?;
+            if let Some(old) = old {
+                let part = without_optimizer(old.save());
+                drop(old);
+                guarded(|| node.load(&part))?;
+            }
+            self.node = Some(node);
+        }
+        if let Some(node) = &mut self.node {
+            node.rewind();
+        }
+        let start = At { stage: role.stage, step: role.step, microbatch: 0 };
+        (self.forward, self.backward, self.gate) = (start, start, role.step);
+        self.inputs.clear();
+        self.gradients.clear();
+        self.granted.clear();
+        self.weights.clear();
+        self.failed = false;
+        self.role = Some(role);
+        self.report(What::Ready);
+        Ok(())
+    }
+
+    fn load(&mut self, folder: &Path, part: &checkpoint::PartFile) -> Result<(), NodeError> {
+        let part = checkpoint::read_part(folder, part)
+            .map_err(|error| NodeError::State { reason: error.to_string() })?;
+        if let Some(node) = &mut self.node {
+            guarded(|| node.load(&part))?;
+        }
+        self.report(What::Loaded);
+        Ok(())
+    }
+
+    /// Does all work that is ready.
+    fn work(&mut self) -> Result<(), NodeError> {
+        loop {
+            if self.step_forward()? || self.step_backward()? {
+                continue;
+            }
+            return Ok(());
+        }
+    }
+
+    /// One forward pass, if its inputs are there and it may begin.
+    fn step_forward(&mut self) -> Result<bool, NodeError> {
+        let Some(role) = &self.role else { return Ok(false) };
+        let at = self.forward;
+        if role.synchronous && at.step > self.gate {
+            return Ok(false);
+        }
+        let inputs = if role.source {
+            match self.granted.remove(&at) {
+                Some(()) => Frames::new(),
+                None => return Ok(false),
+            }
+        } else {
+            let have = self.inputs.get(&at).map_or(0, BTreeMap::len);
+            if have < role.spec.wired.len() || role.spec.wired.is_empty() {
+                return Ok(false);
+            }
+            self.inputs.remove(&at).unwrap_or_default()
+        };
+        self.forward = next(at, role.accumulate);
+        let Some(node) = &mut self.node else { return Ok(false) };
+        let forwarded = guarded(|| node.forward(at, inputs))?;
+        for notice in forwarded.notices {
+            self.report(What::Noticed(notice));
+        }
+        let role = self.role.as_ref().expect("checked above");
+        let mut measures = forwarded.measures;
+        let mut losses = Vec::new();
+        for (port, weight) in &role.losses {
+            if let Some(frame) = forwarded.frames.get(port) {
+                let value = frame.to_f32().first().copied().unwrap_or(f32::NAN);
+                measures.insert(port.clone(), f64::from(value));
+                losses.push((port.clone(), (weight / f64::from(role.accumulate)) as f32));
+            }
+        }
+        self.report(What::Measured { at, measures });
+        self.pass_on(at, forwarded.frames)?;
+        if self.role.as_ref().is_some_and(|role| role.spec.backward) {
+            let waiting = self.gradients.entry(at).or_default();
+            for (port, weight) in losses {
+                let own = End::new(&self.name, &port);
+                waiting.insert((port, own), Frame::f32([1], [weight]));
+            }
+        }
+        Ok(true)
+    }
+
+    fn pass_on(&self, at: At, mut frames: Frames) -> Result<(), NodeError> {
+        let Some(role) = &self.role else { return Ok(()) };
+        for (port, consumers) in &role.outputs {
+            let Some(frame) = frames.remove(port) else {
+                return Err(NodeError::MissingInput { port: port.clone() });
+            };
+            for consumer in consumers {
+                let load = Load::Frame { at, pass: Pass::Forward, frame: frame.clone() };
+                self.send(port, consumer.to.clone(), load)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&self, port: &str, to: End, load: Load) -> Result<(), NodeError> {
+        let from = End::new(&self.name, port);
+        let parcel = Parcel { generation: self.generation, to, from, load };
+        self.workplace.directory.send(parcel).map_err(|error| NodeError::Data {
+            what: format!("edge from `{}.{port}`", self.name),
+            reason: error.to_string(),
+        })
+    }
+
+    /// One backward pass, if all gradients of its outputs are there.
+    fn step_backward(&mut self) -> Result<bool, NodeError> {
+        let Some(role) = &self.role else { return Ok(false) };
+        let at = self.backward;
+        if !role.spec.backward || at >= self.forward {
+            return Ok(false);
+        }
+        let consumers = role.outputs.values().flatten().filter(|c| c.gradient).count();
+        let have = self.gradients.get(&at).map_or(0, BTreeMap::len);
+        if have < consumers + role.losses.len() {
+            return Ok(false);
+        }
+        let arrived = self.gradients.remove(&at).unwrap_or_default();
+        let gradients: Gradients =
+            arrived.into_iter().map(|((port, _), frame)| (port, frame)).collect();
+        self.backward = next(at, role.accumulate);
+        let Some(node) = &mut self.node else { return Ok(false) };
+        let mut upstream = guarded(|| node.backward(at, gradients))?;
+        for (port, producer) in &role.gradients {
+            let Some(frame) = upstream.remove(port) else {
+                return Err(NodeError::MissingInput { port: port.clone() });
+            };
+            let load = Load::Frame { at, pass: Pass::Backward, frame };
+            self.send(port, producer.clone(), load)?;
+        }
+        if role.spec.optimizer.is_some() && self.backward.step > at.step {
+            let node = self.node.as_mut().expect("checked above");
+            let squared_norm = guarded(|| node.squared_norm())?;
+            self.report(What::BackwardDone { step: at.step, squared_norm });
+        }
+        Ok(true)
+    }
+
+    fn apply(&mut self, update: &Update) -> Result<(), NodeError> {
+        let Some(node) = &mut self.node else { return Ok(()) };
+        let measures = guarded(|| node.update(update))?;
+        self.report(What::Updated { step: update.step, measures });
+        let Some(role) = &self.role else { return Ok(()) };
+        if !role.followers.is_empty() {
+            let node = self.node.as_ref().expect("checked above");
+            let frames = node.weights();
+            for follower in &role.followers {
+                let load = Load::Weights { step: update.step, frames: frames.clone() };
+                self.send(WEIGHTS, End::new(follower, WEIGHTS), load)?;
+            }
+        }
+        if role.follows.is_none() {
+            self.gate = update.step + 1;
+        }
+        self.work()
+    }
+
+    /// Follows the weights of all steps up to the gate, in order.
+    fn follow(&mut self) -> Result<(), NodeError> {
+        while let Some(frames) = self.weights.remove(&self.gate) {
+            if let Some(node) = &mut self.node {
+                guarded(|| node.follow(frames))?;
+            }
+            self.gate += 1;
+        }
+        self.work()
+    }
+
+    fn save(&mut self, folder: PathBuf, step: u64) {
+        let Some(node) = &self.node else { return };
+        let job = Job {
+            generation: self.generation,
+            node: self.name.clone(),
+            folder,
+            step,
+            part: node.save(),
+            report: self.workplace.report.clone(),
+        };
+        if self.workplace.writer.send(job).is_err() {
+            let reason = "the checkpoint writer is gone".to_owned();
+            self.fail(&NodeError::State { reason });
+        }
+    }
+
+    fn obey(&mut self, command: Command, context: &mut Context<Self>) -> Result<(), NodeError> {
+        match command.order {
+            Order::Assume(role) => self.assume(*role),
+            Order::Load { folder, part } => self.load(&folder, &part),
+            Order::Grant(at) => {
+                self.granted.insert(at, ());
+                self.work()
+            }
+            Order::Apply(update) => self.apply(&update),
+            Order::Advance(step) => {
+                self.gate = self.gate.max(step + 1);
+                self.work()
+            }
+            Order::Save { folder, step } => {
+                self.save(folder, step);
+                Ok(())
+            }
+            Order::Stop => {
+                context.stop();
+                Ok(())
+            }
+        }
+    }
+
+    fn take(&mut self, parcel: Parcel) -> Result<(), NodeError> {
+        match parcel.load {
+            Load::Frame { at, pass: Pass::Forward, frame } => {
+                self.inputs.entry(at).or_default().insert(parcel.to.port, frame);
+                self.work()
+            }
+            Load::Frame { at, pass: Pass::Backward, frame } => {
+                let waiting = self.gradients.entry(at).or_default();
+                waiting.insert((parcel.to.port, parcel.from), frame);
+                self.work()
+            }
+            Load::Weights { step, frames } => {
+                self.weights.insert(step, frames);
+                self.follow()
+            }
+        }
+    }
+}
+
+impl Actor for NodeActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.set_mailbox_capacity(MAILBOX);
+    }
+}
+
+/// Messages that fit into a node's mailbox; far above what credits allow.
+const MAILBOX: usize = 4096;
+
+impl Handler<Command> for NodeActor {
+    type Result = ();
+
+    fn handle(&mut self, command: Command, context: &mut Context<Self>) {
+        if command.generation < self.generation {
+            return;
+        }
+        self.generation = command.generation;
+        if self.failed && !matches!(command.order, Order::Assume(_) | Order::Stop) {
+            return;
+        }
+        if let Err(error) = self.obey(command, context) {
+            self.fail(&error);
+        }
+    }
+}
+
+impl Handler<Parcel> for NodeActor {
+    type Result = ();
+
+    fn handle(&mut self, parcel: Parcel, _: &mut Context<Self>) {
+        if parcel.generation != self.generation || self.failed {
+            return;
+        }
+        if let Err(error) = self.take(parcel) {
+            self.fail(&error);
+        }
+    }
+}
+
+/// The microbatch after this one.
+fn next(at: At, accumulate: u32) -> At {
+    if at.microbatch + 1 < accumulate {
+        At { microbatch: at.microbatch + 1, ..at }
+    } else {
+        At { step: at.step + 1, microbatch: 0, ..at }
+    }
+}
+
+/// A new stage begins with fresh moments.
+fn without_optimizer(mut part: Part) -> Part {
+    part.tensors.retain(|name, _| !name.starts_with("adamw."));
+    part.words.retain(|name, _| !name.starts_with("adamw."));
+    part
+}
+
+/// Runs compute; a panic becomes an error with its text.
+fn guarded<T>(work: impl FnOnce() -> Result<T, NodeError>) -> Result<T, NodeError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let message = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        Err(NodeError::Panic { message: message.unwrap_or_else(|| "without a text".to_owned()) })
+    })
+}

@@ -1,0 +1,93 @@
+//! What the supervisor knows of a step that is not over.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemas::node::Measures;
+
+/// Numbers of one step, until all of them are there.
+#[derive(Debug, Default)]
+pub(crate) struct StepState {
+    /// Measures by node and microbatch.
+    measured: BTreeMap<String, BTreeMap<u32, Measures>>,
+    /// Squared gradient norms by node.
+    norms: BTreeMap<String, f64>,
+    /// Whether the update was ordered.
+    pub(crate) applied: bool,
+    /// Nodes that applied it, with what they measured.
+    updated: BTreeMap<String, Measures>,
+}
+
+impl StepState {
+    pub(crate) fn measure(&mut self, node: &str, microbatch: u32, measures: Measures) {
+        self.measured.entry(node.to_owned()).or_default().insert(microbatch, measures);
+    }
+
+    pub(crate) fn gradient(&mut self, node: &str, squared_norm: f64) {
+        self.norms.insert(node.to_owned(), squared_norm);
+    }
+
+    pub(crate) fn update(&mut self, node: &str, measures: Measures) {
+        self.updated.insert(node.to_owned(), measures);
+    }
+
+    /// The global norm, once every trained node has its gradients. Summed in name order, so that
+    /// it has one value on every placement.
+    pub(crate) fn norm(&self, trained: &BTreeSet<String>) -> Option<f64> {
+        let all = trained.iter().all(|node| self.norms.contains_key(node));
+        (all && !trained.is_empty()).then(|| self.norms.values().sum::<f64>().sqrt())
+    }
+
+    /// Whether all nodes have measured and all updates are applied.
+    pub(crate) fn complete(
+        &self,
+        active: &BTreeSet<String>,
+        trained: &BTreeSet<String>,
+        accumulate: u32,
+    ) -> bool {
+        let measured = |node| self.measured.get(node).map_or(0, BTreeMap::len);
+        active.iter().all(|node| measured(node) == accumulate as usize)
+            && trained.iter().all(|node| self.updated.contains_key(node))
+    }
+
+    /// Nodes that something is still missing from.
+    pub(crate) fn missing(
+        &self,
+        active: &BTreeSet<String>,
+        trained: &BTreeSet<String>,
+        accumulate: u32,
+    ) -> Vec<String> {
+        let measured = |node: &String| self.measured.get(node).map_or(0, BTreeMap::len);
+        let late = active.iter().filter(|n| measured(n) < accumulate as usize);
+        let idle = trained.iter().filter(|n| {
+            if self.applied { !self.updated.contains_key(*n) } else { !self.norms.contains_key(*n) }
+        });
+        let mut names: Vec<String> = late.chain(idle).cloned().collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// All numbers by node and metric: the mean over microbatches, in their order.
+    pub(crate) fn numbers(&self) -> Vec<(String, String, f64)> {
+        let mut numbers: BTreeMap<(String, String), f64> = BTreeMap::new();
+        for (node, parts) in &self.measured {
+            let mut sums: BTreeMap<&str, (f64, u32)> = BTreeMap::new();
+            for measures in parts.values() {
+                for (metric, value) in measures {
+                    let sum = sums.entry(metric).or_default();
+                    *sum = (sum.0 + value, sum.1 + 1);
+                }
+            }
+            for (metric, (sum, count)) in sums {
+                let mean = if count == 1 { sum } else { sum / f64::from(count) };
+                numbers.insert((node.clone(), metric.to_owned()), mean);
+            }
+        }
+        for (node, measures) in &self.updated {
+            for (metric, value) in measures {
+                numbers.insert((node.clone(), metric.clone()), *value);
+            }
+        }
+        numbers.into_iter().map(|((node, metric), value)| (node, metric, value)).collect()
+    }
+}

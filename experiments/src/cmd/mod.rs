@@ -1,0 +1,11 @@
+//! Subcommands, one file each.
+
+pub(crate) mod check;
+pub(crate) mod explain;
+pub(crate) mod graph;
+pub(crate) mod list;
+pub(crate) mod new;
+pub(crate) mod plan;
+pub(crate) mod resume;
+pub(crate) mod run;
+pub(crate) mod status;

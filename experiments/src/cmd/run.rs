@@ -1,0 +1,77 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use actors::supervisor::Outcome;
+use anyhow::{Context as _, bail};
+use schemas::graph::Graph;
+
+use crate::compose;
+use crate::origin::Origin;
+use crate::read::{self, Overrides};
+use crate::summary::Summary;
+
+/// Run an experiment
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Experiment file
+    file: PathBuf,
+    #[command(flatten)]
+    overrides: Overrides,
+    /// Directory of the run; `runs/<name>-<number>` when absent
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Checks, prepares a run directory, and runs.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let checked = match read::experiment(&args.file, &args.overrides)? {
+        Ok(checked) => checked,
+        Err(problems) => {
+            read::print(&problems);
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => free_directory(&args.file),
+    };
+    if out.join("experiment.yaml").exists() {
+        let shown = out.display();
+        bail!("{shown} holds a run already; go on with `playhouse resume {shown}`");
+    }
+    fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    let origin = Origin::of(&checked.graph, &checked.around.base);
+    let text = serde_json::to_string_pretty(&origin)?;
+    fs::write(out.join("origin.json"), text).context("cannot write origin.json")?;
+    fs::write(out.join("experiment.yaml"), checked.tree.to_yaml())
+        .context("cannot write experiment.yaml")?;
+    go(checked.graph, &out)
+}
+
+/// Runs to the end and prints what came of it.
+pub(crate) fn go(graph: Graph, out: &Path) -> anyhow::Result<ExitCode> {
+    eprintln!("run directory: {}", out.display());
+    let outcome = compose::run(graph, out)?;
+    match outcome {
+        Outcome::Done => {
+            Summary::of(out, "done")?.print();
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Interrupted { step } => {
+            let shown = out.display();
+            eprintln!("interrupted before step {step}; go on with `playhouse resume {shown}`");
+            Ok(ExitCode::from(130))
+        }
+        Outcome::Failed { cause } => {
+            eprintln!("error: {cause}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn free_directory(file: &Path) -> PathBuf {
+    let stem = file.file_stem().map_or_else(|| "run".into(), |s| s.to_string_lossy());
+    let path = |number: u32| Path::new("runs").join(format!("{stem}-{number:03}"));
+    (1..).map(path).find(|path| !path.exists()).expect("numbers do not end")
+}

@@ -1,0 +1,188 @@
+//! From a checked graph to a running supervisor: the only place that knows modules and actors.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use actix::{Actor, Addr, Arbiter, System};
+use actors::checkpointer::{Checkpointer, Policy};
+use actors::clock::RealClock;
+use actors::crew::Crew;
+use actors::edge::Directory;
+use actors::hosts::Hosts;
+use actors::message::Event;
+use actors::node_actor::{Factory, Reporter};
+use actors::observer::{Audience, Happening, Observer, Verdict};
+use actors::record::Record;
+use actors::supervisor::{Charge, Interrupt, Outcome, Start, Supervisor};
+use anyhow::Context as _;
+use schemas::entry::find;
+use schemas::experiment::ObserverConfig;
+use schemas::graph::Graph;
+use schemas::node::{NodeError, Notice};
+
+use crate::origin::graph_hash;
+use crate::summary::{QUARANTINE, Summary};
+
+/// Makes nodes from their specs.
+pub fn factory() -> Factory {
+    Arc::new(|spec| match find(modules::REGISTRY, &spec.kind) {
+        Some(entry) => (entry.build)(spec),
+        None => Err(NodeError::Option {
+            option: "kind".to_owned(),
+            reason: format!("no kind is named `{}`", spec.kind),
+        }),
+    })
+}
+
+/// Runs a graph in a prepared run directory to its end.
+pub fn run(graph: Graph, run: &Path) -> anyhow::Result<Outcome> {
+    let graph = Arc::new(graph);
+    let system = System::new();
+    let _inside = system.block_on(async { System::current() });
+    let (outcome, ended) = crossbeam_channel::bounded(1);
+    let supervisor = start(&graph, run, outcome)?;
+    let interrupts = supervisor.clone();
+    let mut asked = false;
+    ctrlc::set_handler(move || {
+        if asked {
+            #[expect(clippy::disallowed_methods, reason = "the second interrupt ends at once")]
+            std::process::exit(130);
+        }
+        asked = true;
+        eprintln!("stopping after this step; a checkpoint will be made (again to stop at once)");
+        #[expect(clippy::disallowed_methods, reason = "an interrupt must not be lost")]
+        interrupts.do_send(Interrupt { reason: String::new() });
+    })
+    .context("cannot listen for interrupts")?;
+    #[expect(clippy::disallowed_methods, reason = "the first message")]
+    supervisor.do_send(Start);
+    let outcome = ended.recv().context("the supervisor died")?;
+    let word = match &outcome {
+        Outcome::Done => "done",
+        Outcome::Interrupted { .. } => "interrupted",
+        Outcome::Failed { .. } => "failed",
+    };
+    let summary = Summary::of(run, word)?;
+    let text = serde_json::to_string_pretty(&summary)?;
+    fs::write(run.join("summary.json"), text).context("cannot write summary.json")?;
+    Ok(outcome)
+}
+
+fn start(
+    graph: &Arc<Graph>,
+    run: &Path,
+    outcome: crossbeam_channel::Sender<Outcome>,
+) -> anyhow::Result<Addr<Supervisor>> {
+    let (policy, observers) = observers(graph, run)?;
+    let checkpoints = run.join("checkpoints");
+    fs::create_dir_all(&checkpoints)
+        .with_context(|| format!("cannot make {}", checkpoints.display()))?;
+    let checkpointer = Checkpointer::new(&checkpoints, &graph_hash(graph), policy.keep);
+    let bytes = checkpointer.newest().map_or(0, |(_, manifest)| manifest.metrics_bytes);
+    let record = Record::open(&run.join("metrics.csv"), bytes).context("cannot open metrics.csv")?;
+    // The supervisor and its observers need each other's address before either starts.
+    let (events, inbox) = crossbeam_channel::bounded::<Addr<Supervisor>>(1);
+    let late = Late::new(inbox);
+    let stop = late.clone();
+    let audience = Audience {
+        observers,
+        stop: Box::new(move |reason| {
+            #[expect(clippy::disallowed_methods, reason = "a wish to stop must not be lost")]
+            stop.get().do_send(Interrupt { reason });
+        }),
+    };
+    let audience = Audience::start_in_arbiter(&Arbiter::new().handle(), move |_| audience);
+    let report: Reporter = Arc::new(move |event: Event| {
+        #[expect(clippy::disallowed_methods, reason = "events are few and must not be lost")]
+        late.get().do_send(event);
+    });
+    let crew = Crew::new(factory(), report, Directory::default());
+    let hosts = Hosts::new(crew, BTreeMap::new(), None);
+    let charge = Charge {
+        graph: graph.clone(),
+        hosts,
+        record,
+        checkpointer,
+        policy,
+        audience,
+        outcome,
+        clock: Arc::new(RealClock::start()),
+    };
+    let arbiter = Arbiter::new();
+    let supervisor =
+        Supervisor::start_in_arbiter(&arbiter.handle(), move |_| Supervisor::new(charge));
+    events.send(supervisor.clone()).context("the supervisor died")?;
+    Ok(supervisor)
+}
+
+/// An address that is known a moment later.
+#[derive(Clone)]
+struct Late {
+    inbox: crossbeam_channel::Receiver<Addr<Supervisor>>,
+    known: Arc<std::sync::OnceLock<Addr<Supervisor>>>,
+}
+
+impl Late {
+    fn new(inbox: crossbeam_channel::Receiver<Addr<Supervisor>>) -> Self {
+        Self { inbox, known: Arc::default() }
+    }
+
+    fn get(&self) -> &Addr<Supervisor> {
+        self.known.get_or_init(|| self.inbox.recv().expect("the supervisor is sent at the start"))
+    }
+}
+
+type Watching = (Policy, Vec<Box<dyn Observer>>);
+
+fn observers(graph: &Graph, run: &Path) -> anyhow::Result<Watching> {
+    let default = [ObserverConfig::Name("progress".into())];
+    let given = &graph.experiment.observers;
+    let configs = if given.is_empty() { &default[..] } else { given };
+    let mut policy = Policy::default();
+    let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(Quarantine::open(run)?)];
+    for config in configs {
+        match config.kind() {
+            "checkpoint" => {
+                policy = serde_json::from_value(config.options())
+                    .context("observer `checkpoint`")?;
+            }
+            "metrics_csv" => {} // every run has it
+            kind => {
+                let entry = actors::OBSERVERS.iter().find(|(name, _, _)| *name == kind);
+                let (_, _, entry) = entry.with_context(|| format!("no observer `{kind}`"))?;
+                let observer = (entry.make)(&config.options(), run)
+                    .map_err(|reason| anyhow::anyhow!("observer `{kind}`: {reason}"))?;
+                observers.push(observer);
+            }
+        }
+    }
+    Ok((policy, observers))
+}
+
+/// Keeps the list of files that were left out.
+struct Quarantine {
+    path: PathBuf,
+}
+
+impl Quarantine {
+    fn open(run: &Path) -> anyhow::Result<Self> {
+        Ok(Self { path: run.join(QUARANTINE) })
+    }
+}
+
+impl Observer for Quarantine {
+    fn observe(&mut self, happening: &Happening) -> Verdict {
+        if let Happening::Noticed { notice: Notice::Quarantined { file, reason }, .. } = happening
+            && let Ok(line) = serde_json::to_string(&(file, reason))
+        {
+            let file = OpenOptions::new().create(true).append(true).open(&self.path);
+            if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
+                tracing::error!(%error, path = %self.path.display(), "cannot write");
+            }
+        }
+        Verdict::GoOn
+    }
+}

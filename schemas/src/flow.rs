@@ -1,0 +1,374 @@
+//! What flows: the order of the nodes, the dims through the edges, the gradients back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::diagnostic::{Code, Report};
+use crate::dims::{Dim, DimError, Dims};
+use crate::graph::{Context, End, Shape, WEIGHTS, connected};
+use crate::port::{Grad, Port};
+use crate::resolve::{Resolved, join};
+
+/// Names of nodes, producers first. Weights arrive after an update and order nothing.
+pub(crate) fn order(
+    context: &Context<'_>,
+    nodes: &BTreeMap<String, Resolved>,
+    report: &mut Report,
+) -> Option<Vec<String>> {
+    let mut order = Vec::new();
+    let mut done = BTreeSet::new();
+    for name in nodes.keys() {
+        let mut chain = Vec::new();
+        if let Err(cycle) = visit(context, name, &mut chain, &mut done, &mut order) {
+            let first = &cycle[0];
+            let message = format!("nodes feed each other in a circle: {}", cycle.join(" <- "));
+            let hint = "break the circle; parameters may travel back through a `weights` port";
+            let path = format!("graph.{first}.in");
+            report.add(context.problem(Code::Cycle, &path, message).hint(hint));
+            return None;
+        }
+    }
+    Some(order)
+}
+
+fn visit(
+    context: &Context<'_>,
+    name: &str,
+    chain: &mut Vec<String>,
+    done: &mut BTreeSet<String>,
+    order: &mut Vec<String>,
+) -> Result<(), Vec<String>> {
+    if done.contains(name) {
+        return Ok(());
+    }
+    if let Some(start) = chain.iter().position(|other| other == name) {
+        let mut cycle = chain[start..].to_vec();
+        cycle.push(name.to_owned());
+        return Err(cycle);
+    }
+    chain.push(name.to_owned());
+    if let Some(config) = context.experiment.graph.get(name) {
+        for (_, from) in connected(config).iter().filter(|(port, _)| port != WEIGHTS) {
+            visit(context, &from.node, chain, done, order)?;
+        }
+    }
+    chain.pop();
+    done.insert(name.to_owned());
+    order.push(name.to_owned());
+    Ok(())
+}
+
+/// Dims of a node and what its outputs give.
+pub(crate) struct NodeShapes {
+    /// Values of its symbols.
+    pub(crate) dims: Dims,
+    /// Outputs by port.
+    pub(crate) outputs: BTreeMap<String, Shape>,
+}
+
+/// Unifies dims along all edges; nodes with problems are left out, and so is what they feed.
+pub(crate) fn shapes(
+    context: &Context<'_>,
+    nodes: &BTreeMap<String, Resolved>,
+    order: &[String],
+    report: &mut Report,
+) -> BTreeMap<String, NodeShapes> {
+    let mut shapes: BTreeMap<String, NodeShapes> = BTreeMap::new();
+    for name in order {
+        let Some(node) = nodes.get(name) else { continue };
+        let inputs: BTreeMap<String, End> =
+            connected(&context.experiment.graph[name]).into_iter().collect();
+        let mut binding = Binding { context, name, dims: Dims::new(), from: BTreeMap::new(), sound: true };
+        let mut known = true;
+        for port in &node.ports.inputs {
+            let Some(from) = inputs.get(&port.name) else {
+                known &= port.optional;
+                continue;
+            };
+            let producer = nodes.get(&from.node).and_then(|n| n.ports.find_output(&from.port));
+            let shape = shapes.get(&from.node).and_then(|s| s.outputs.get(&from.port));
+            let (Some(producer), Some(shape)) = (producer, shape) else {
+                known = false;
+                continue;
+            };
+            binding.take(port, producer, (from, shape), report);
+        }
+        if !known || !binding.sound {
+            continue;
+        }
+        let problems = (node.entry.check)(&node.options, &binding.dims);
+        for problem in &problems {
+            let path = join(&format!("graph.{name}"), &problem.option);
+            let found = context.problem(Code::Value, &path, problem.message.clone());
+            report.add(found.hint(problem.hint.clone()));
+        }
+        if !problems.is_empty() {
+            continue;
+        }
+        if let Some(outputs) = binding.give(&node.ports.outputs, report) {
+            shapes.insert(name.clone(), NodeShapes { dims: binding.dims, outputs });
+        }
+    }
+    shapes
+}
+
+/// The symbols of one node on their way to values.
+struct Binding<'a> {
+    context: &'a Context<'a>,
+    name: &'a str,
+    dims: Dims,
+    /// Who bound a symbol, for messages.
+    from: BTreeMap<String, String>,
+    sound: bool,
+}
+
+impl Binding<'_> {
+    fn take(&mut self, port: &Port, producer: &Port, source: (&End, &Shape), report: &mut Report) {
+        let (from, shape) = source;
+        let path = format!("graph.{}.in.{}", self.name, port.name);
+        let ends = format!("`{}.{}` takes `{}`", self.name, port.name, port.dims);
+        let gives = format!("`{from}` gives {:?}", shape.dims);
+        let mut fail = |message: String, hint: String| {
+            report.add(self.context.problem(Code::Mismatch, &path, message).hint(hint));
+        };
+        if port.elements != shape.elements {
+            let (takes, found) = (port.elements.name(), shape.elements.name());
+            let (name, port) = (self.name, &port.name);
+            let message = format!("`{name}.{port}` takes {takes}s, but `{from}` gives {found}s");
+            fail(message, "connect a port of the same class".to_owned());
+            self.sound = false;
+            return;
+        }
+        let patterns = match Dim::parse_all(&port.dims) {
+            Ok(patterns) => patterns,
+            Err(error) => {
+                fail(error.to_string(), "this is a mistake in the kind".to_owned());
+                self.sound = false;
+                return;
+            }
+        };
+        if patterns.len() != shape.dims.len() {
+            let (takes, found) = (patterns.len(), shape.dims.len());
+            let message = format!("{ends} (rank {takes}), but {gives} (rank {found})");
+            fail(message, "connect a port of the same rank".to_owned());
+            self.sound = false;
+            return;
+        }
+        for (index, (pattern, value)) in patterns.iter().zip(&shape.dims).enumerate() {
+            if let Err(why) = self.bind(pattern, *value, from) {
+                fail(format!("{ends}, but {gives}: dim {index} is {value}, {why}"), String::new());
+                self.sound = false;
+            }
+        }
+        self.take_lattice(port, (from, shape), report);
+        for (tag, value) in &port.tags {
+            let Some(found) = producer.tags.get(tag).filter(|found| *found != value) else {
+                continue;
+            };
+            let (name, port) = (self.name, &port.name);
+            let message = format!("`{name}.{port}` takes {tag} `{value}`, but `{from}` gives `{found}`");
+            report.add(self.context.problem(Code::Mismatch, &path, message));
+            self.sound = false;
+        }
+    }
+
+    fn take_lattice(&mut self, port: &Port, source: (&End, &Shape), report: &mut Report) {
+        let (from, shape) = source;
+        let (Some(pattern), Some(lattice)) = (&port.lattice, &shape.lattice) else { return };
+        let patterns = Dim::parse_all(pattern).unwrap_or_default();
+        let bound: Vec<_> = patterns.iter().map(|p| p.value(&self.dims)).collect();
+        for (pattern, value) in patterns.iter().zip(lattice) {
+            if self.bind(pattern, *value, from).is_ok() {
+                continue;
+            }
+            let expected: Vec<usize> = bound.iter().filter_map(|b| b.as_ref().ok().copied()).collect();
+            let other = match pattern {
+                Dim::Symbol(symbol) => self.from.get(symbol).cloned().unwrap_or_default(),
+                _ => String::new(),
+            };
+            let message = format!(
+                "the token lattice of `{from}` is {lattice:?} (frames, rows, columns), that of `{other}` is {expected:?}"
+            );
+            let path = format!("graph.{}.in.{}", self.name, port.name);
+            let hint = "choose frames, size, patch and tubelet so that both give the same lattice";
+            report.add(self.context.problem(Code::Mismatch, &path, message).hint(hint));
+            self.sound = false;
+            return;
+        }
+    }
+
+    /// Binds a free symbol, or compares with what is bound.
+    fn bind(&mut self, pattern: &Dim, value: usize, from: &End) -> Result<(), String> {
+        if let Dim::Symbol(symbol) = pattern
+            && !self.dims.contains_key(symbol)
+        {
+            self.dims.insert(symbol.clone(), value);
+            self.from.insert(symbol.clone(), from.to_string());
+            return Ok(());
+        }
+        match pattern.value(&self.dims) {
+            Ok(expected) if expected == value => Ok(()),
+            Ok(expected) => Err(match pattern {
+                Dim::Symbol(symbol) => {
+                    let first = self.from.get(symbol).map_or("", String::as_str);
+                    format!("but `{symbol}` is {expected} at `{first}`")
+                }
+                Dim::Number(_) => format!("expected {expected}"),
+                Dim::Join(..) => format!("expected {pattern} = {expected}"),
+            }),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn give(&self, ports: &[Port], report: &mut Report) -> Option<BTreeMap<String, Shape>> {
+        let mut outputs = BTreeMap::new();
+        let values = |text: &str| -> Result<Vec<usize>, DimError> {
+            Dim::parse_all(text)?.iter().map(|dim| dim.value(&self.dims)).collect()
+        };
+        for port in ports {
+            let lattice = port.lattice.as_deref().map(values).transpose();
+            let shape = values(&port.dims).and_then(|dims| {
+                Ok(Shape { elements: port.elements, dims, lattice: lattice? })
+            });
+            match shape {
+                Ok(shape) => {
+                    outputs.insert(port.name.clone(), shape);
+                }
+                Err(error) => {
+                    let (name, port) = (self.name, &port.name);
+                    let message = format!("`{name}.{port}` has no shape: {error}");
+                    let path = format!("graph.{}", self.name);
+                    report.add(self.context.problem(Code::Value, &path, message).hint(self.origins(&error)));
+                    return None;
+                }
+            }
+        }
+        Some(outputs)
+    }
+
+    /// Where the symbols of an error come from.
+    fn origins(&self, error: &DimError) -> String {
+        let DimError::Remainder { what, .. } = error else { return String::new() };
+        match self.from.get(what) {
+            Some(from) => format!("{what} comes from `{from}`; change it or the patch size"),
+            None => String::new(),
+        }
+    }
+}
+
+/// Nodes that the losses need, in name order.
+pub(crate) fn active(context: &Context<'_>, losses: &BTreeMap<End, f64>) -> BTreeSet<String> {
+    let mut active = BTreeSet::new();
+    let mut open: Vec<String> = losses.keys().map(|end| end.node.clone()).collect();
+    while let Some(name) = open.pop() {
+        if !active.insert(name.clone()) {
+            continue;
+        }
+        if let Some(config) = context.experiment.graph.get(&name) {
+            open.extend(connected(config).into_iter().map(|(_, from)| from.node));
+        }
+    }
+    active
+}
+
+/// Where gradients go.
+#[derive(Default)]
+pub(crate) struct GradientFlow {
+    /// Nodes with a backward pass.
+    pub(crate) backward: BTreeSet<String>,
+    /// Edges that a gradient comes back on.
+    pub(crate) edges: BTreeSet<(End, End)>,
+}
+
+type Ends<'a> = (&'a BTreeMap<End, f64>, &'a BTreeSet<String>);
+
+/// Finds the edges that gradients travel on; reports trained nodes that none reaches.
+pub(crate) fn gradients(
+    context: &Context<'_>,
+    nodes: &BTreeMap<String, Resolved>,
+    order: &[String],
+    (losses, trained): Ends<'_>,
+    report: &mut Report,
+) -> GradientFlow {
+    let grad_of = |end: &End, output: bool| {
+        let ports = nodes.get(&end.node).map(|n| &n.ports)?;
+        let port = if output { ports.find_output(&end.port) } else { ports.find_input(&end.port) };
+        port.map(|p| p.grad)
+    };
+    let mut edges = Vec::new();
+    for name in order {
+        for (port, from) in connected(&context.experiment.graph[name]) {
+            let to = End::new(name, &port);
+            let flows = grad_of(&to, false) == Some(Grad::Flows)
+                && grad_of(&from, true) == Some(Grad::Flows);
+            edges.push((from, to, flows));
+        }
+    }
+    let mut needs: BTreeSet<&str> = BTreeSet::new();
+    for name in order {
+        let fed = edges.iter().any(|(from, to, flows)| {
+            *flows && to.node == *name && needs.contains(from.node.as_str())
+        });
+        if fed || trained.contains(name) {
+            needs.insert(name);
+        }
+    }
+    let mut reaches: BTreeSet<&str> = losses.keys().map(|end| end.node.as_str()).collect();
+    for name in order.iter().rev() {
+        let feeds = edges.iter().any(|(from, to, flows)| {
+            *flows && from.node == *name && reaches.contains(to.node.as_str())
+        });
+        if feeds {
+            reaches.insert(name);
+        }
+    }
+    for name in trained.iter().filter(|name| !reaches.contains(name.as_str())) {
+        report_unreached(context, name, &edges, losses, report);
+    }
+    let both = |name: &str| needs.contains(name) && reaches.contains(name);
+    GradientFlow {
+        backward: order.iter().filter(|name| both(name)).cloned().collect(),
+        edges: edges
+            .into_iter()
+            .filter(|(from, to, flows)| *flows && both(&from.node) && both(&to.node))
+            .map(|(from, to, _)| (from, to))
+            .collect(),
+    }
+}
+
+fn report_unreached(
+    context: &Context<'_>,
+    name: &str,
+    edges: &[(End, End, bool)],
+    losses: &BTreeMap<End, f64>,
+    report: &mut Report,
+) {
+    let path = format!("{}.train", context.path());
+    let stage = &context.config.name;
+    // Does any path, also through stopped ports, end at a loss?
+    let mut seen = BTreeSet::from([name.to_owned()]);
+    let mut open = vec![name.to_owned()];
+    let mut stopped: Option<&End> = None;
+    let mut found = false;
+    while let Some(at) = open.pop() {
+        found |= losses.keys().any(|end| end.node == at);
+        for (_, to, flows) in edges.iter().filter(|(from, ..)| from.node == at) {
+            if !flows && stopped.is_none() {
+                stopped = Some(to);
+            }
+            if seen.insert(to.node.clone()) {
+                open.push(to.node.clone());
+            }
+        }
+    }
+    let (message, hint) = match stopped.filter(|_| found) {
+        Some(end) => (
+            format!("`{name}` trains in stage `{stage}`, but its gradient would have to pass `{end}`, where gradients end"),
+            format!("leave `{name}` out of `train`, or connect it to a port that gradients flow through"),
+        ),
+        None => (
+            format!("`{name}` trains in stage `{stage}`, but no loss of the stage reaches it"),
+            format!("leave `{name}` out of `train`, or add a loss that depends on it to `losses`"),
+        ),
+    };
+    report.add(context.problem(Code::Gradient, &path, message).hint(hint));
+}

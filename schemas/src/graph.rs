@@ -1,0 +1,350 @@
+//! The checked form of an experiment: what runs in each stage, and between whom.
+//!
+//! Only a sound graph goes further than [`Graph::check`]; it finds all problems at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::diagnostic::{Code, Diagnostic, Report};
+use crate::dims::Dims;
+use crate::entry::Registry;
+use crate::experiment::{Experiment, Frozen, NodeConfig, StageConfig};
+use crate::flow;
+use crate::node::{NodeSpec, Optimizer};
+use crate::port::{Elements, Ports};
+use crate::resolve::{self, Resolved};
+use crate::yaml::Located;
+use crate::{layers, stages};
+
+/// What the program around the graph offers.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// All kinds.
+    pub registry: Registry,
+    /// Devices that this build can make; the first is the default.
+    pub devices: Vec<&'static str>,
+    /// Observers by name.
+    pub observers: Vec<&'static str>,
+    /// Folder of the experiment file: relative paths are looked up here after the current folder.
+    pub base: PathBuf,
+}
+
+impl Surroundings {
+    /// A path as written, or inside the experiment's folder when it is only there.
+    pub fn locate(&self, path: &Path) -> PathBuf {
+        let beside = self.base.join(path);
+        if !path.exists() && beside.exists() { beside } else { path.to_owned() }
+    }
+}
+
+/// One end of an edge.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct End {
+    /// Node.
+    pub node: String,
+    /// Port.
+    pub port: String,
+}
+
+impl End {
+    /// An end.
+    pub fn new(node: &str, port: &str) -> Self {
+        Self { node: node.to_owned(), port: port.to_owned() }
+    }
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.node, self.port)
+    }
+}
+
+/// What travels through a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// Class of elements.
+    pub elements: Elements,
+    /// Extents.
+    pub dims: Vec<usize>,
+    /// Frames, rows, columns of the token lattice.
+    pub lattice: Option<Vec<usize>>,
+}
+
+/// An output port connected to an input port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edge {
+    /// Producer.
+    pub from: End,
+    /// Consumer.
+    pub to: End,
+    /// What travels; nothing for weights.
+    pub shape: Option<Shape>,
+    /// Whether a gradient comes back.
+    pub gradient: bool,
+}
+
+impl Edge {
+    /// Whether parameters travel here after an update, instead of frames in a step.
+    pub fn is_weights(&self) -> bool {
+        self.from.port == WEIGHTS
+    }
+
+    /// Bytes of one frame in f32 and i64.
+    pub fn bytes(&self) -> usize {
+        let size = |s: &Shape| match s.elements {
+            Elements::Float => 4,
+            Elements::Int => 8,
+        };
+        self.shape.as_ref().map_or(0, |s| s.dims.iter().product::<usize>() * size(s))
+    }
+}
+
+/// Name of the implicit port that parameters travel through.
+pub const WEIGHTS: &str = "weights";
+
+/// A node in one stage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageNode {
+    /// Everything that makes it.
+    pub spec: NodeSpec,
+    /// Its ports.
+    pub ports: Ports,
+    /// What its outputs give.
+    pub outputs: BTreeMap<String, Shape>,
+    /// Host it is placed on; none for the supervisor's own process.
+    pub host: Option<String>,
+    /// Whether it makes frames from nothing.
+    pub source: bool,
+    /// Whether it starts from fresh parameters in this stage.
+    pub fresh: bool,
+}
+
+impl StageNode {
+    /// Whether it takes part in updates.
+    pub fn trains(&self) -> bool {
+        self.spec.optimizer.is_some()
+    }
+}
+
+/// One stage, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageGraph {
+    /// Name.
+    pub name: String,
+    /// Optimiser updates.
+    pub steps: u64,
+    /// Step of the run that it begins at.
+    pub first_step: u64,
+    /// Microbatches per update.
+    pub accumulate: u32,
+    /// How gradients become updates.
+    pub optimizer: Option<Optimizer>,
+    /// Weight of each loss port.
+    pub losses: BTreeMap<End, f64>,
+    /// Nodes that work in this stage, by name.
+    pub nodes: BTreeMap<String, StageNode>,
+    /// Edges between them, by consumer.
+    pub edges: Vec<Edge>,
+}
+
+/// A checked experiment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Graph {
+    /// As it was read.
+    pub experiment: Experiment,
+    /// Stages in order.
+    pub stages: Vec<StageGraph>,
+}
+
+impl Graph {
+    /// Checks a merged tree: all problems at once, or a sound graph.
+    pub fn check(tree: &Located, around: &Surroundings) -> Result<Self, Vec<Diagnostic>> {
+        let mut report = Report::default();
+        let experiment = Experiment::read(tree, &mut report);
+        stages::check_observers(tree, &experiment, around, &mut report);
+        stages::check_hosts(tree, &experiment, &mut report);
+        let mut stages = Vec::new();
+        let mut first_step = 0;
+        for (index, config) in experiment.curriculum.iter().enumerate() {
+            let Some(changed) = changed(tree, index, config, &mut report) else { continue };
+            let mut silent = Report::default();
+            let again = Experiment::read(&changed, &mut silent);
+            let context = Context { tree: &changed, experiment: &again, index, config, around };
+            if let Some(mut stage) = check_stage(&context, &mut report) {
+                stage.first_step = first_step;
+                first_step += stage.steps;
+                stages.push(stage);
+            }
+        }
+        stages::check_hand_off(tree, &stages, around, &mut report);
+        if report.is_empty() {
+            Ok(Self { experiment, stages })
+        } else {
+            Err(report.into_problems())
+        }
+    }
+
+    /// The stage and the number of its first step for a step of the run.
+    pub fn stage_of(&self, step: u64) -> Option<usize> {
+        self.stages.iter().position(|s| step >= s.first_step && step < s.first_step + s.steps)
+    }
+
+    /// Steps of the whole run.
+    pub fn steps(&self) -> u64 {
+        self.stages.iter().map(|s| s.steps).sum()
+    }
+}
+
+/// One stage under check.
+pub(crate) struct Context<'a> {
+    /// The tree with the stage's changes.
+    pub(crate) tree: &'a Located,
+    /// The experiment with the stage's changes.
+    pub(crate) experiment: &'a Experiment,
+    /// Number of the stage.
+    pub(crate) index: usize,
+    /// The stage.
+    pub(crate) config: &'a StageConfig,
+    /// What there is.
+    pub(crate) around: &'a Surroundings,
+}
+
+impl Context<'_> {
+    /// A problem at a dotted path of the tree.
+    pub(crate) fn problem(&self, code: Code, path: &str, message: String) -> Diagnostic {
+        Diagnostic::new(code, &self.tree.place_of(path), path, message)
+    }
+
+    /// Dotted path of this stage.
+    pub(crate) fn path(&self) -> String {
+        format!("curriculum.{}", self.index)
+    }
+}
+
+/// The tree with the `with:` of a stage applied.
+fn changed(
+    tree: &Located,
+    index: usize,
+    stage: &StageConfig,
+    report: &mut Report,
+) -> Option<Located> {
+    let mut changed = tree.clone();
+    let with = format!("curriculum.{index}.with");
+    let Some(changes) = tree.find(&with) else { return Some(changed) };
+    debug_assert_eq!(changes.entries().len(), stage.changes.len());
+    for (path, value) in changes.entries() {
+        let full = format!("graph.{path}");
+        layers::check_path(tree, &full, &value.place, report)?;
+        changed.set(&full, value.clone());
+    }
+    Some(changed)
+}
+
+fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph> {
+    let nodes = resolve::nodes(context, report);
+    let order = flow::order(context, &nodes, report)?;
+    let shapes = flow::shapes(context, &nodes, &order, report);
+    let losses = stages::losses(context, &nodes, report);
+    let trained = stages::trained(context, &nodes, report);
+    let active = flow::active(context, &losses);
+    let gradients = flow::gradients(context, &nodes, &order, (&losses, &trained), report);
+    let mut stage = StageGraph {
+        name: context.config.name.clone(),
+        steps: context.config.steps,
+        first_step: 0,
+        accumulate: context.config.accumulate,
+        optimizer: context.config.optimizer.clone(),
+        losses,
+        nodes: BTreeMap::new(),
+        edges: Vec::new(),
+    };
+    for name in &active {
+        let (Some(node), Some(shape)) = (nodes.get(name), shapes.get(name)) else { continue };
+        let config = &context.experiment.graph[name];
+        let inputs = connected(config);
+        let edges: Vec<Edge> = inputs
+            .iter()
+            .map(|(port, from)| Edge {
+                shape: shapes.get(&from.node).and_then(|s| s.outputs.get(&from.port)).cloned(),
+                gradient: gradients.edges.contains(&(from.clone(), End::new(name, port))),
+                from: from.clone(),
+                to: End::new(name, port),
+            })
+            .collect();
+        let trains = trained.contains(name) && gradients.backward.contains(name);
+        let spec = node_spec(context, name, node, (&shape.dims, &edges, trains, &gradients.backward));
+        check_weights(context, name, node, &spec, report);
+        stage.nodes.insert(
+            name.clone(),
+            StageNode {
+                spec,
+                ports: node.ports.clone(),
+                outputs: shape.outputs.clone(),
+                host: context.experiment.place.get(name).cloned(),
+                source: node.entry.source,
+                fresh: context.config.fresh.contains(name),
+            },
+        );
+        stage.edges.extend(edges);
+    }
+    Some(stage)
+}
+
+/// Connected inputs of a node: port and producer.
+pub(crate) fn connected(config: &NodeConfig) -> Vec<(String, End)> {
+    let end = |(port, from): (&String, &Option<String>)| {
+        let (node, output) = from.as_ref()?.split_once('.')?;
+        Some((port.clone(), End::new(node, output)))
+    };
+    config.inputs.iter().filter_map(end).collect()
+}
+
+type SpecParts<'a> = (&'a Dims, &'a [Edge], bool, &'a BTreeSet<String>);
+
+fn node_spec(context: &Context<'_>, name: &str, node: &Resolved, parts: SpecParts<'_>) -> NodeSpec {
+    let (dims, edges, trains, backward) = parts;
+    let config = &context.experiment.graph[name];
+    let frames = edges.iter().filter(|e| !e.is_weights());
+    NodeSpec {
+        name: name.to_owned(),
+        kind: config.kind.clone(),
+        options: node.options.clone(),
+        dims: dims.clone(),
+        wired: frames.clone().map(|e| e.to.port.clone()).collect(),
+        wants: frames.filter(|e| e.gradient).map(|e| e.to.port.clone()).collect(),
+        backward: backward.contains(name),
+        optimizer: if trains { context.config.optimizer.clone() } else { None },
+        frozen: match &config.frozen {
+            Frozen::Some(prefixes) => prefixes.clone(),
+            Frozen::All(_) => Vec::new(),
+        },
+        seed: context.experiment.seed,
+        device: config
+            .device
+            .clone()
+            .unwrap_or_else(|| context.around.devices.first().copied().unwrap_or("").to_owned()),
+        precision: config.precision,
+        checkpointing: config.checkpointing,
+        weights: config.weights.as_ref().map(|path| context.around.locate(path)),
+        ema: config.ema,
+    }
+}
+
+fn check_weights(
+    context: &Context<'_>,
+    name: &str,
+    node: &Resolved,
+    spec: &NodeSpec,
+    report: &mut Report,
+) {
+    if spec.weights.is_none() {
+        return;
+    }
+    if let Err(error) = (node.entry.check_weights)(spec) {
+        let path = format!("graph.{name}.weights");
+        let hint = "`playhouse explain` shows the keys that a kind takes";
+        report.add(context.problem(Code::Weights, &path, error.to_string()).hint(hint));
+    }
+}

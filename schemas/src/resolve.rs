@@ -1,0 +1,175 @@
+//! Nodes one by one: kind, options, connected ports.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::diagnostic::{Code, Report};
+use crate::entry::{Entry, find, nearest};
+use crate::experiment::{NODE_KEYS, NodeConfig, quoted};
+use crate::graph::{Context, WEIGHTS, connected};
+use crate::port::Ports;
+
+/// A node whose kind and options are known.
+pub(crate) struct Resolved {
+    /// Its kind.
+    pub(crate) entry: &'static Entry,
+    /// Options with defaults filled in.
+    pub(crate) options: Value,
+    /// Ports with these options.
+    pub(crate) ports: Ports,
+}
+
+/// All nodes that can be resolved.
+pub(crate) fn nodes(context: &Context<'_>, report: &mut Report) -> BTreeMap<String, Resolved> {
+    let mut resolved = BTreeMap::new();
+    for (name, config) in &context.experiment.graph {
+        if let Some(node) = resolve(context, name, config, report) {
+            resolved.insert(name.clone(), node);
+        }
+    }
+    for (name, config) in &context.experiment.graph {
+        check_sources(context, name, config, &resolved, report);
+    }
+    resolved
+}
+
+fn resolve(
+    context: &Context<'_>,
+    name: &str,
+    config: &NodeConfig,
+    report: &mut Report,
+) -> Option<Resolved> {
+    let path = format!("graph.{name}");
+    let registry = context.around.registry;
+    let Some(entry) = find(registry, &config.kind) else {
+        let hint = match nearest(&config.kind, registry.iter().map(|(kind, _, _)| *kind)) {
+            Some(near) => format!("did you mean `{near}`? `playhouse list` shows all"),
+            None => "`playhouse list` shows all kinds".to_owned(),
+        };
+        let message = format!("no kind is named `{}`", config.kind);
+        report.add(context.problem(Code::Unknown, &format!("{path}.kind"), message).hint(hint));
+        return None;
+    };
+    check_device(context, &path, config, report);
+    let known = known_options(entry);
+    let mut options = serde_json::Map::new();
+    for (key, value) in &config.options {
+        if known.contains(key) {
+            options.insert(key.clone(), value.clone());
+            continue;
+        }
+        let words = known.iter().map(String::as_str).chain(NODE_KEYS);
+        let hint = match nearest(key, words) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("`playhouse explain {}` lists the options", config.kind),
+        };
+        let message = format!("`{}` has no option `{key}`", config.kind);
+        report.add(context.problem(Code::Unknown, &format!("{path}.{key}"), message).hint(hint));
+    }
+    let options = match (entry.resolve)(&Value::Object(options)) {
+        Ok(options) => options,
+        Err(problem) => {
+            let full = join(&path, &problem.option);
+            let hint = format!("`playhouse explain {}` lists the options", config.kind);
+            report.add(context.problem(Code::Value, &full, problem.message).hint(hint));
+            return None;
+        }
+    };
+    let wired: Vec<String> =
+        connected(config).into_iter().map(|(port, _)| port).filter(|p| p != WEIGHTS).collect();
+    let ports = (entry.ports)(&options, &wired);
+    check_inputs(context, name, config, &ports, report);
+    Some(Resolved { entry, options, ports })
+}
+
+/// Names of the options of a kind, from its schema.
+fn known_options(entry: &Entry) -> Vec<String> {
+    let schema = (entry.schema)();
+    let properties = schema.get("properties").and_then(Value::as_object);
+    properties.into_iter().flatten().map(|(name, _)| name.clone()).collect()
+}
+
+fn check_device(context: &Context<'_>, path: &str, config: &NodeConfig, report: &mut Report) {
+    let Some(device) = &config.device else { return };
+    let devices = &context.around.devices;
+    let fits = |known: &str| {
+        let numbered = known.strip_suffix('N').and_then(|stem| device.strip_prefix(stem));
+        known == device || numbered.is_some_and(|n| n.parse::<u32>().is_ok())
+    };
+    if !devices.iter().any(|known| fits(known)) {
+        let message = format!("device `{device}` is not in this build");
+        let hint = format!("it has {}; other devices need a build with their feature", quoted(devices));
+        report.add(context.problem(Code::Value, &format!("{path}.device"), message).hint(hint));
+    }
+}
+
+fn check_inputs(
+    context: &Context<'_>,
+    name: &str,
+    config: &NodeConfig,
+    ports: &Ports,
+    report: &mut Report,
+) {
+    let names: Vec<&str> = ports.inputs.iter().map(|p| p.name.as_str()).collect();
+    for port in config.inputs.keys().filter(|port| *port != WEIGHTS) {
+        if names.contains(&port.as_str()) {
+            continue;
+        }
+        let message = format!("`{}` has no input `{port}`", config.kind);
+        let hint = match nearest(port, names.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if names.is_empty() => "it has no inputs".to_owned(),
+            None => format!("it takes {}", quoted(&names)),
+        };
+        let path = format!("graph.{name}.in.{port}");
+        report.add(context.problem(Code::Unknown, &path, message).hint(hint));
+    }
+    for port in ports.inputs.iter().filter(|port| !port.optional) {
+        if !matches!(config.inputs.get(&port.name), Some(Some(_))) {
+            let message = format!("input `{}` of `{name}` is not connected", port.name);
+            let hint = format!("write `in: {{ {}: node.port }}`; it takes `{}`", port.name, port.dims);
+            let path = format!("graph.{name}");
+            report.add(context.problem(Code::Unconnected, &path, message).hint(hint));
+        }
+    }
+}
+
+fn check_sources(
+    context: &Context<'_>,
+    name: &str,
+    config: &NodeConfig,
+    nodes: &BTreeMap<String, Resolved>,
+    report: &mut Report,
+) {
+    for (port, from) in connected(config) {
+        let path = format!("graph.{name}.in.{port}");
+        if !context.experiment.graph.contains_key(&from.node) {
+            let names = context.experiment.graph.keys().map(String::as_str);
+            let hint = match nearest(&from.node, names) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "look up the names under `graph`".to_owned(),
+            };
+            let message = format!("no node is named `{}`", from.node);
+            report.add(context.problem(Code::Unknown, &path, message).hint(hint));
+            continue;
+        }
+        let Some(node) = nodes.get(&from.node) else { continue };
+        if from.port == WEIGHTS || node.ports.find_output(&from.port).is_some() {
+            continue;
+        }
+        let outputs: Vec<&str> = node.ports.outputs.iter().map(|p| p.name.as_str()).collect();
+        let hint = match nearest(&from.port, outputs.iter().copied()) {
+            Some(near) => format!("did you mean `{}.{near}`?", from.node),
+            None => format!("it gives {}", quoted(&outputs)),
+        };
+        let message = format!("`{}` has no output `{}`", from.node, from.port);
+        report.add(context.problem(Code::Unknown, &path, message).hint(hint));
+    }
+}
+
+/// A dotted path inside a node.
+pub(crate) fn join(path: &str, option: &str) -> String {
+    let option = option.replace('[', ".").replace(']', "");
+    if option.is_empty() { path.to_owned() } else { format!("{path}.{option}") }
+}
