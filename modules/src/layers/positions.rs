@@ -59,6 +59,45 @@ pub fn interleaved(positions: usize, width: usize) -> Vec<f32> {
     (0..positions).flat_map(|p| (0..width).map(move |c| value(p, c))).collect()
 }
 
+/// Weights of the four values around a place, at fraction `t` past the second (Keys 1981, with
+/// a = -0.75 as PyTorch).
+fn cubic(t: f64) -> [f64; 4] {
+    let a = -0.75;
+    let near = |x: f64| ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0;
+    let far = |x: f64| ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a;
+    [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)]
+}
+
+/// For each of `to` places, the four places of `from` and their weights; corners not aligned.
+fn samples(from: usize, to: usize) -> Vec<[(usize, f64); 4]> {
+    let one = |place: usize| {
+        let at = (place as f64 + 0.5) * from as f64 / to as f64 - 0.5;
+        let weights = cubic(at - at.floor());
+        let clamped = |i: usize| (at.floor() as isize + i as isize - 1).clamp(0, from as isize - 1);
+        [0, 1, 2, 3].map(|i| (clamped(i) as usize, weights[i]))
+    };
+    (0..to).map(one).collect()
+}
+
+/// Stretches each frame of a table from one plane to another, bicubically, corners not aligned.
+pub fn resize(table: &[f32], from: [usize; 2], to: [usize; 2], width: usize) -> Vec<f32> {
+    let (rows, columns) = (samples(from[0], to[0]), samples(from[1], to[1]));
+    let mut out = Vec::new();
+    for frame in table.chunks_exact(from[0] * from[1] * width) {
+        for row in &rows {
+            for column in &columns {
+                let value = |channel: usize| {
+                    let at = |r: usize, c: usize| f64::from(frame[(r * from[1] + c) * width + channel]);
+                    let line = |r: usize| column.iter().map(|(c, w)| w * at(r, *c)).sum::<f64>();
+                    row.iter().map(|(r, w)| w * line(*r)).sum::<f64>() as f32
+                };
+                out.extend((0..width).map(value));
+            }
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -185,3 +185,9 @@ pub fn check_share(option: &str, value: f64) -> Option<OptionProblem> {
     let message = format!("{value} is not in [0, 1)");
     (!(0.0..1.0).contains(&value)).then(|| OptionProblem::new(option, message, ""))
 }
+
+/// A problem when there is a head for no class.
+pub fn check_classes(classes: Option<usize>) -> Option<OptionProblem> {
+    let problem = || OptionProblem::new("classes", "is 0, expected at least 1", "leave it out");
+    (classes == Some(0)).then(problem)
+}

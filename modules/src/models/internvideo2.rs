@@ -31,7 +31,7 @@ use crate::layers::mlp::{Gelu, Mlp};
 use crate::layers::norm::Norm;
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::pool::AttentionPool;
-use crate::layers::size::{Size, SizeOptions, check_share, check_taps, side};
+use crate::layers::size::{Size, SizeOptions, check_classes, check_share, check_taps, side};
 use crate::layers::{positions, tokens};
 use crate::rng::Key;
 use crate::tensors::Tensors;
@@ -276,9 +276,7 @@ impl Kind for Config {
         problems.extend(check_taps(size.depth, self.taps(), self.tap_interval));
         problems.extend(check_share("drop_path", self.drop_path));
         problems.extend(check_share("dropout", self.dropout));
-        if self.classes == Some(0) {
-            problems.push(OptionProblem::new("classes", "is 0, expected at least 1", "leave it out"));
-        }
+        problems.extend(check_classes(self.classes));
         if self.extra_mlp && self.classes.is_none() {
             let message = "an extra MLP has no use without a head";
             problems.push(OptionProblem::new("extra_mlp", message, "set `classes`"));

@@ -1,0 +1,92 @@
+//! Classifier head: LayerNorm and a linear layer on one vector per clip.
+//!
+//! | port       | dims        | what                  |
+//! |------------|-------------|-----------------------|
+//! | `features` | `B D`       | one vector per clip   |
+//! | `logits`   | `B classes` | class scores          |
+//!
+//! The matrix starts a thousand times smaller than other matrices, so that training starts at
+//! equal scores. Source: recipes §4.1.
+
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::Tensor;
+use schemars::JsonSchema;
+use schemas::dims::Dims;
+use schemas::entry::{Entry, OptionProblem};
+use schemas::node::NodeError;
+use schemas::port::Ports;
+use serde::{Deserialize, Serialize};
+
+use crate::init::Init;
+use crate::kind::{self, Call, Kind};
+use crate::layers::drop_path::dropout;
+use crate::layers::norm::Norm;
+use crate::layers::size::{check_classes, check_share, side};
+use crate::rng::Key;
+use crate::tensors::Tensors;
+
+/// Options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Number of classes.
+    pub classes: usize,
+    /// Dropout between norm and matrix.
+    #[serde(default)]
+    pub dropout: f64,
+}
+
+/// The head.
+#[derive(Module, Debug)]
+pub struct Head {
+    /// LayerNorm, ε 1e-5.
+    pub fc_norm: Norm,
+    /// `[D, classes]`.
+    pub head: Linear,
+    dropout: f64,
+}
+
+impl Head {
+    /// `[B, D]`; returns `[B, classes]`. Dropout is active with a key.
+    pub fn forward(&self, features: Tensor<2>, key: Option<&Key>) -> Tensor<2> {
+        self.head.forward(dropout(self.fc_norm.forward(features), self.dropout, key))
+    }
+}
+
+impl Kind for Config {
+    type Module = Head;
+
+    fn ports(&self, _: &[String]) -> Ports {
+        Ports::default()
+            .input("features", "B D")
+            .about("one vector per clip")
+            .output("logits", format!("B {}", self.classes))
+            .about("class scores")
+    }
+
+    fn check(&self, _: &Dims) -> Vec<OptionProblem> {
+        let mut problems: Vec<_> = check_classes(Some(self.classes)).into_iter().collect();
+        problems.extend(check_share("dropout", self.dropout));
+        problems
+    }
+
+    fn init(&self, dims: &Dims, init: &Init) -> Head {
+        let width = side(dims, "D");
+        let head = init.linear(width, self.classes, true, 1000.0);
+        Head { fc_norm: Norm::layer(width, 1e-5, init), head, dropout: self.dropout }
+    }
+
+    fn forward(
+        &self,
+        module: &Head,
+        mut inputs: Tensors,
+        call: &Call,
+    ) -> Result<Tensors, NodeError> {
+        let key = call.training.then_some(&call.key);
+        Ok(Tensors::of("logits", module.forward(inputs.take("features")?, key)))
+    }
+}
+
+/// Kind `models/head`.
+pub const ENTRY: Entry = kind::entry::<Config>(include_str!("head.rs"));
