@@ -100,9 +100,9 @@ impl<K: Kind> KindNode<K> {
     }
 
     fn rates(&self, path: &str, shape: &[usize], lr: f64) -> Rates {
-        let decay = self.spec.optimizer.as_ref().and_then(|o| o.layer_decay);
-        let above = (self.kind.layers() + 1).saturating_sub(self.kind.layer(path));
-        let factor = decay.map_or(1.0, |d| d.powi(above as i32));
+        let (layer, blocks) = (self.kind.layer(path), self.kind.layers());
+        let optimizer = self.spec.optimizer.as_ref();
+        let factor = optimizer.map_or(1.0, |o| o.layer_factor(layer, blocks));
         Rates { lr: lr * factor, decays: self.kind.decays(path, shape) }
     }
 }

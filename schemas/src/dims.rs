@@ -1,8 +1,9 @@
 //! Symbolic dims: `B 3 T/2 (H/14)*(W/14)`, matched against and computed from numbers.
 //!
 //! A dim is a number, a symbol, or an expression of `+ - * /`. Division must be exact: a clip
-//! that leaves a remainder is an error, not a rounding. One port's dims are separated by blanks,
-//! so an expression holds none.
+//! that leaves a remainder is an error, not a rounding. `keep(N,0.8)` is what a mask of ratio 0.8
+//! leaves visible of N tokens. One port's dims are separated by blanks, so an expression holds
+//! none.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,13 @@ pub enum Dim {
     Symbol(String),
     /// Two dims joined by one of `+ - * /`.
     Join(Box<Dim>, char, Box<Dim>),
+    /// What a mask of the ratio (as written, in `[0, 1)`) leaves visible of a dim.
+    Keep(Box<Dim>, String),
+}
+
+/// Visible tokens of `all` under a mask of `ratio`: `all - floor(all ratio)`.
+pub fn keep(all: usize, ratio: f64) -> usize {
+    all - ((all as f64 * ratio).floor().max(0.0) as usize).min(all)
 }
 
 /// Why a dim has no value.
@@ -78,6 +86,10 @@ impl Dim {
             Self::Symbol(symbol) => {
                 dims.get(symbol).copied().ok_or(DimError::Unbound { symbol: symbol.clone() })
             }
+            Self::Keep(all, ratio) => {
+                let ratio = ratio.parse().map_err(|_| DimError::Range { text: self.to_string() })?;
+                Ok(keep(all.value(dims)?, ratio))
+            }
             Self::Join(left, op, right) => {
                 let (a, b) = (left.value(dims)?, right.value(dims)?);
                 let range = || DimError::Range { text: self.to_string() };
@@ -101,6 +113,7 @@ impl fmt::Display for Dim {
         match self {
             Self::Number(n) => write!(f, "{n}"),
             Self::Symbol(s) => f.write_str(s),
+            Self::Keep(all, ratio) => write!(f, "keep({all},{ratio})"),
             Self::Join(a, op, b) => {
                 let side = |d: &Self| match d {
                     Self::Join(_, inner, _) if "+-".contains(*inner) && "*/".contains(*op) => {
@@ -163,7 +176,25 @@ fn parse_atom(tokens: &[String], at: &mut usize) -> Option<Dim> {
     if first.is_ascii_digit() {
         return token.parse().ok().map(Dim::Number);
     }
+    if token == "keep" && tokens.get(*at).is_some_and(|t| t == "(") {
+        return parse_keep(tokens, at);
+    }
     (first.is_ascii_alphabetic() || first == '_').then(|| Dim::Symbol(token.clone()))
+}
+
+/// `(dim,ratio)` after `keep`.
+fn parse_keep(tokens: &[String], at: &mut usize) -> Option<Dim> {
+    *at += 1;
+    let all = parse_sum(tokens, at)?;
+    if tokens.get(*at).is_none_or(|t| t != ",") {
+        return None;
+    }
+    let rest = &tokens[*at + 1..];
+    let end = rest.iter().position(|t| t == ")")?;
+    let ratio = rest[..end].concat();
+    *at += end + 2;
+    let valid = ratio.parse().is_ok_and(|share: f64| (0.0..1.0).contains(&share));
+    valid.then(|| Dim::Keep(Box::new(all), ratio))
 }
 
 #[cfg(test)]
@@ -188,6 +219,19 @@ mod tests {
     fn a_remainder_is_an_error_that_names_both() {
         let error = Dim::parse("T/3").unwrap().value(&dims()).unwrap_err();
         assert_eq!(error.to_string(), "T = 16 is not a multiple of 3");
+    }
+
+    #[test]
+    fn what_a_mask_leaves_visible_is_rounded_up() {
+        for (text, value) in [("keep(256,0.8)", 52), ("T*keep(H*4,0.8)", 832), ("keep(T,0)+1", 17)] {
+            let dim = Dim::parse(text).unwrap();
+            assert_eq!(dim.value(&dims()), Ok(value), "{text}");
+            assert_eq!(dim.to_string(), text);
+        }
+        assert_eq!(keep(2048, 0.8), 410);
+        for text in ["keep(T)", "keep(T,1.5)", "keep(T,x)", "keep(T,0.5"] {
+            assert!(Dim::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -213,7 +213,7 @@ impl Binding<'_> {
                     format!("but `{symbol}` is {expected} at `{first}`")
                 }
                 Dim::Number(_) => format!("expected {expected}"),
-                Dim::Join(..) => format!("expected {pattern} = {expected}"),
+                Dim::Join(..) | Dim::Keep(..) => format!("expected {pattern} = {expected}"),
             }),
             Err(error) => Err(error.to_string()),
         }

@@ -166,6 +166,15 @@ impl Optimizer {
     }
 }
 
+impl Optimizer {
+    /// Factor on the learning rate of a layer under layer-wise decay. Layers are numbered from 0
+    /// (the embedding) to `blocks + 1` (what comes after the last block), which has factor 1.
+    pub fn layer_factor(&self, layer: usize, blocks: usize) -> f64 {
+        let above = (blocks + 1).saturating_sub(layer);
+        self.layer_decay.map_or(1.0, |decay| decay.powi(above as i32))
+    }
+}
+
 /// Everything that makes a node, in a form that travels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeSpec {

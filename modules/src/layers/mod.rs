@@ -11,3 +11,4 @@ pub mod pool;
 pub mod positions;
 pub mod tokens;
 pub mod size;
+pub mod visible;

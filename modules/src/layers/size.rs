@@ -90,18 +90,23 @@ impl Size {
 
     /// The token lattice as dims of a port: frames, rows, columns.
     pub fn lattice(&self) -> String {
-        format!(
-            "{} {} {}",
-            over("T", self.tubelet),
-            over("H", self.patch),
-            over("W", self.patch)
-        )
+        let (rows, columns) = (over("H", self.patch), over("W", self.patch));
+        format!("{} {rows} {columns}", self.times())
     }
 
     /// The number of tokens as one dim.
     pub fn tokens(&self) -> String {
-        let cut = [over("T", self.tubelet), over("H", self.patch), over("W", self.patch)];
-        cut.map(|side| format!("({side})")).join("*")
+        format!("({})*{}", self.times(), self.places())
+    }
+
+    /// The number of token frames as one dim.
+    pub fn times(&self) -> String {
+        over("T", self.tubelet)
+    }
+
+    /// The number of tokens in a frame as one dim.
+    pub fn places(&self) -> String {
+        format!("({})*({})", over("H", self.patch), over("W", self.patch))
     }
 
     /// Frames, rows and columns of tokens, from the dims of the video.
@@ -120,6 +125,13 @@ impl Size {
         let block = 2 * s * (4 * d * d + 2 * d * self.hidden as u64) + 4 * s * s * d;
         let voxels = (3 * self.tubelet * self.patch * self.patch) as u64;
         self.depth as u64 * block + 2 * n * voxels * d
+    }
+
+    /// Problems of patch and tubelet, for kinds whose own options they are.
+    pub fn check_cut(&self) -> Vec<OptionProblem> {
+        let sides = [("patch", self.patch), ("tubelet", self.tubelet)];
+        let empty = sides.into_iter().filter(|(_, side)| *side == 0);
+        empty.map(|(name, _)| OptionProblem::new(name, "is 0, expected at least 1", "")).collect()
     }
 
     /// Problems that the numbers show.

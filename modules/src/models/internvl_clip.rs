@@ -158,6 +158,7 @@ impl Kind for Config {
             .tag("norm", "l2")
             .about("attention pooling, mean over frames, unit vectors")
             .plain("attention", format!("B T (H/{p})*(W/{p})"))
+            .lattice(size.lattice())
             .about("attention of the pooling to each patch, mean over heads");
         match self.classes {
             Some(classes) => ports.output("logits", format!("B {classes}")).about("class scores"),

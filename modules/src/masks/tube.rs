@@ -1,0 +1,115 @@
+//! Tube mask: the same places are hidden in every frame.
+//!
+//! | port      | dims        | what                                                |
+//! |-----------|-------------|-----------------------------------------------------|
+//! | `video`   | `B 3 T H W` | any clip; only its shape is used                    |
+//! | `visible` | `B V`       | indices of visible patches, time-major, ascending   |
+//!
+//! V is `T/t (A - floor(A ratio))` with A places in a frame.
+//! Source: Tong et al. 2022, "VideoMAE" (arXiv 2203.12602), section 3.3.
+
+use schemars::JsonSchema;
+use schemas::dims::{Dims, keep};
+use schemas::entry::{Entry, OptionProblem};
+use schemas::frame::Frames;
+use schemas::node::{Forwarded, NodeError};
+use schemas::port::Ports;
+use serde::{Deserialize, Serialize};
+
+use crate::kind::{self, Call, Host};
+use crate::layers::size::{Size, check_share};
+use crate::layers::visible;
+use crate::rng::Key;
+
+/// Options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Share of the places that is hidden.
+    pub ratio: f64,
+    /// Pixels per side of a patch.
+    pub patch: usize,
+    /// Frames per patch.
+    pub tubelet: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { ratio: 0.9, patch: Size::TINY.patch, tubelet: 1 }
+    }
+}
+
+impl Config {
+    fn size(&self) -> Size {
+        Size { patch: self.patch, tubelet: self.tubelet, ..Size::TINY }
+    }
+}
+
+impl Host for Config {
+    type State = [usize; 3];
+
+    fn ports(&self, _: &[String]) -> Ports {
+        let size = self.size();
+        let seen = format!("({})*keep({},{})", size.times(), size.places(), self.ratio);
+        Ports::default()
+            .stopped("video", "B 3 T H W")
+            .about("any clip; only its shape is used")
+            .plain("visible", format!("B {seen}"))
+            .int()
+            .lattice(size.lattice())
+            .about("indices of visible patches, ascending")
+    }
+
+    fn check(&self, _: &Dims) -> Vec<OptionProblem> {
+        let mut problems: Vec<_> = check_share("ratio", self.ratio).into_iter().collect();
+        problems.extend(self.size().check_cut());
+        problems
+    }
+
+    fn open(&self, dims: &Dims, _: &Key) -> Result<[usize; 3], NodeError> {
+        Ok(self.size().cut(dims))
+    }
+
+    fn forward(
+        &self,
+        lattice: &mut [usize; 3],
+        inputs: Frames,
+        call: &Call,
+    ) -> Result<Forwarded, NodeError> {
+        let [frames, rows, columns] = *lattice;
+        let places = rows * columns;
+        let batch = inputs.get("video").map_or(0, |video| video.shape()[0]);
+        let one = |sample: usize| {
+            let order = call.key.with_number(sample as u64).rng().permutation(places);
+            visible::first(&vec![order; frames], keep(places, self.ratio))
+        };
+        let chosen = (0..batch).map(one).collect();
+        let frames = Frames::from([("visible".to_owned(), visible::frame(chosen))]);
+        Ok(Forwarded { frames, ..Forwarded::default() })
+    }
+}
+
+/// Kind `masks/tube`.
+pub const ENTRY: Entry = kind::host::<Config>(include_str!("tube.rs"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schemas::frame::Frame;
+    use schemas::node::At;
+
+    #[test]
+    fn the_same_places_are_visible_in_every_frame() {
+        let config = Config { ratio: 0.5, patch: 1, tubelet: 2 };
+        let key = Key::new(1, "mask");
+        let dims = [("T", 4), ("H", 2), ("W", 3)].map(|(k, v)| (k.to_owned(), v));
+        let mut state = config.open(&Dims::from(dims), &key).unwrap();
+        let call = Call { key, training: true, at: At::default() };
+        let video = Frame::f32([1, 3, 4, 2, 3], vec![0.0; 72]);
+        let inputs = Frames::from([("video".to_owned(), video)]);
+        let given = config.forward(&mut state, inputs, &call).unwrap();
+        let visible = given.frames["visible"].to_i64();
+        let later: Vec<_> = visible[..3].iter().map(|i| i + 6).collect();
+        assert_eq!(visible[3..], later);
+    }
+}

@@ -1,0 +1,96 @@
+//! Linear probe: LayerNorm and a linear classifier on frozen features.
+//!
+//! | port       | dims  | what                                          |
+//! |------------|-------|-----------------------------------------------|
+//! | `features` | `B D` | one vector per clip; the gradient ends here   |
+//! | `label`    | `B`   | class number                                  |
+//! | `loss`     | `1`   | mean cross entropy, in nats                   |
+//!
+//! The LayerNorm keeps no running statistics, so that the probe reads any scale of features.
+//! Measures `accuracy` before the update. Source: recipes §4.3.
+
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::{Int, Tensor};
+use schemars::JsonSchema;
+use schemas::dims::Dims;
+use schemas::entry::{Entry, OptionProblem};
+use schemas::node::NodeError;
+use schemas::port::Ports;
+use serde::{Deserialize, Serialize};
+
+use crate::init::Init;
+use crate::kind::{self, Call, Kind};
+use crate::layers::norm::Norm;
+use crate::layers::size::{check_classes, check_share, side};
+use crate::losses::cross_entropy::{CrossEntropy, accuracy};
+use crate::tensors::Tensors;
+
+/// Options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Number of classes.
+    pub classes: usize,
+    /// Label smoothing.
+    #[serde(default)]
+    pub smoothing: f64,
+}
+
+/// The probe.
+#[derive(Module, Debug)]
+pub struct LinearProbe {
+    /// LayerNorm, ε 1e-5.
+    pub norm: Norm,
+    /// `[D, classes]`.
+    pub head: Linear,
+}
+
+impl LinearProbe {
+    /// `[B, D]`; returns `[B, classes]`.
+    pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
+        self.head.forward(self.norm.forward(features))
+    }
+}
+
+impl Kind for Config {
+    type Module = LinearProbe;
+
+    fn ports(&self, _: &[String]) -> Ports {
+        Ports::default()
+            .stopped("features", "B D")
+            .about("one vector per clip")
+            .stopped("label", "B")
+            .int()
+            .about("class number")
+            .loss("loss")
+            .about("mean cross entropy, in nats")
+    }
+
+    fn check(&self, _: &Dims) -> Vec<OptionProblem> {
+        let mut problems: Vec<_> = check_classes(Some(self.classes)).into_iter().collect();
+        problems.extend(check_share("smoothing", self.smoothing));
+        problems
+    }
+
+    fn init(&self, dims: &Dims, init: &Init) -> LinearProbe {
+        let width = side(dims, "D");
+        let head = init.linear(width, self.classes, true, 1.0);
+        LinearProbe { norm: Norm::layer(width, 1e-5, init), head }
+    }
+
+    fn forward(
+        &self,
+        module: &LinearProbe,
+        mut inputs: Tensors,
+        _: &Call,
+    ) -> Result<Tensors, NodeError> {
+        let logits = module.forward(inputs.take("features")?);
+        let label: Tensor<1, Int> = inputs.take("label")?;
+        let loss = CrossEntropy::new(self.smoothing).forward(logits.clone(), label.clone());
+        Ok(Tensors::of("loss", loss).measure("accuracy", accuracy(logits, label)))
+    }
+}
+
+/// Kind `probes/linear`.
+pub const ENTRY: Entry = kind::entry::<Config>(include_str!("linear.rs"));
