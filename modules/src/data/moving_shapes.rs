@@ -4,6 +4,7 @@
 //! | port         | dims        | what                                                    |
 //! |--------------|-------------|---------------------------------------------------------|
 //! | `video`      | `B 3 T S S` | RGB, normalised with ImageNet's statistics              |
+//! | `sparse`     | `B 3 T/2 S S` | every second frame of `video`, from the first         |
 //! | `motion`     | `B`         | motion class; 2k and 2k + 1 are time reversals          |
 //! | `appearance` | `B`         | appearance class: shape and colour                      |
 //! | `sample`     | `B`         | number of the clip, from 0                              |
@@ -89,6 +90,8 @@ impl Host for Config {
         Ports::default()
             .plain("video", format!("{batch} 3 {frames} {size} {size}"))
             .about("RGB, normalised with ImageNet's statistics")
+            .plain("sparse", format!("{batch} 3 {frames}/2 {size} {size}"))
+            .about("every second frame of `video`")
             .plain("motion", format!("{batch}"))
             .int()
             .about(&format!("motion class, 0 to {}", motions.saturating_sub(1)))
@@ -107,6 +110,10 @@ impl Host for Config {
                 let message = format!("`{option}` is 0, but must be at least 1");
                 problems.push(OptionProblem::new(option, message, "give a number from 1"));
             }
+        }
+        if !self.frames.is_multiple_of(2) {
+            let message = format!("`frames` is {}, but must be even", self.frames);
+            problems.push(OptionProblem::new("frames", message, "give an even number"));
         }
         if let Err(shapes::ShapesError::Option { option, value, allowed }) = self.options().check()
         {
@@ -127,7 +134,12 @@ impl Host for Config {
         let clips: Vec<ShapeClip> = numbers.iter().map(draw).collect();
         let plan = Plan::scale(Region::whole(self.size, self.size), (self.size, self.size));
         let transform = Transform { rounding: Rounding::Native, ..Transform::default() };
-        let video = clips.iter().flat_map(|clip| transform.apply_plan(&clip.frames, &plan));
+        let video: Vec<f32> =
+            clips.iter().flat_map(|clip| transform.apply_plan(&clip.frames, &plan)).collect();
+        let frames = video.chunks(self.size * self.size).enumerate();
+        let second = frames.filter(|(i, _)| (i % self.frames).is_multiple_of(2));
+        let sparse: Vec<f32> = second.flat_map(|(_, frame)| frame.iter().copied()).collect();
+        let half = vec![self.batch, 3, self.frames / 2, self.size, self.size];
         let shape = vec![self.batch, 3, self.frames, self.size, self.size];
         let column = |of: &dyn Fn(&ShapeClip) -> usize| {
             Frame::i64([self.batch], clips.iter().map(|clip| of(clip) as i64))
@@ -135,6 +147,7 @@ impl Host for Config {
         let mut forwarded = Forwarded::default();
         let frames = [
             ("video", Frame::f32(shape, video)),
+            ("sparse", Frame::f32(half, sparse)),
             ("motion", column(&|clip| clip.motion)),
             ("appearance", column(&|clip| clip.appearance)),
             ("sample", Frame::i64([self.batch], numbers.iter().map(|&number| number as i64))),

@@ -3,7 +3,8 @@
 //! | port     | dims        | what                                                        |
 //! |----------|-------------|-------------------------------------------------------------|
 //! | `video`  | `B 3 T S S` | RGB, normalised                                             |
-//! | `label`  | `B`         | with `label`: that integer column of the manifest           |
+//! | `sparse` | `B 3 T/e S S` | with `every: e`: each e-th frame of `video`, from the first |
+//! | a label  | `B`         | one port for each of `labels`: that column of the manifest  |
 //! | `sample` | `B`         | place of the video in the manifest, from 0                  |
 //!
 //! Clips are a function of (seed, node, step, microbatch) and the files. A file that cannot be read
@@ -60,15 +61,18 @@ pub struct Config {
     /// Only entries of this split.
     #[serde(default)]
     pub split: Option<String>,
-    /// Integer column that becomes the `label` port.
+    /// Integer columns that become ports of the same name.
     #[serde(default)]
-    pub label: Option<String>,
+    pub labels: Vec<String>,
     /// Clips per microbatch.
     pub batch: usize,
     /// Frames per clip.
     pub frames: usize,
     /// Rows and columns in pixels.
     pub size: usize,
+    /// Gives each n-th frame once more as the port `sparse`; InternVideo2's stage 1 takes 2.
+    #[serde(default)]
+    pub every: Option<usize>,
     /// How frames are chosen.
     #[serde(default)]
     pub sampling: Sampling,
@@ -154,13 +158,16 @@ impl Host for Config {
             .plain("sample", format!("{batch}"))
             .int()
             .about("place of the video in the manifest, from 0");
-        match &self.label {
-            Some(column) => ports
-                .plain("label", format!("{batch}"))
-                .int()
-                .about(&format!("column `{column}` of the manifest")),
+        let ports = match self.every {
+            Some(every) => ports
+                .plain("sparse", format!("{batch} 3 {frames}/{every} {size} {size}"))
+                .about("each n-th frame of `video`"),
             None => ports,
-        }
+        };
+        self.labels.iter().fold(ports, |ports, column| {
+            let about = format!("column `{column}` of the manifest");
+            ports.plain(column, format!("{batch}")).int().about(&about)
+        })
     }
 
     fn check(&self, _: &Dims) -> Vec<OptionProblem> {
@@ -171,6 +178,16 @@ impl Host for Config {
                 let message = format!("`{option}` is 0, but must be at least 1");
                 problems.push(OptionProblem::new(option, message, "give a number from 1"));
             }
+        }
+        if let Some(every) = self.every
+            && (every == 0 || !self.frames.is_multiple_of(every))
+        {
+            let message = format!("`every` is {every}; {} frames are not a multiple", self.frames);
+            problems.push(OptionProblem::new("every", message, "give a divisor of `frames`"));
+        }
+        for taken in self.labels.iter().filter(|l| ["video", "sparse", "sample"].contains(&l.as_str())) {
+            let message = format!("a column named `{taken}` cannot be a port of its own");
+            problems.push(OptionProblem::new("labels", message, "rename the column"));
         }
         if !(0.0..=1.0).contains(&self.flip) {
             let message = format!("`flip` is {}, not a probability from 0 to 1", self.flip);
@@ -188,7 +205,7 @@ impl Host for Config {
     fn open(&self, _: &Dims, key: &Key) -> Result<State, NodeError> {
         let manifest = Manifest::read(&self.root, self.split.as_deref())
             .map_err(|error| self.problem(error))?;
-        if let Some(column) = &self.label {
+        for column in &self.labels {
             let without = |entry: &&crate::video::Entry| !entry.labels.contains_key(column);
             if let Some(entry) = manifest.entries.iter().find(without) {
                 let known = Vec::from_iter(entry.labels.keys().map(|name| format!("`{name}`")));
@@ -225,9 +242,20 @@ impl Host for Config {
         let numbers = |of: &dyn Fn(&Clip) -> i64| Frame::i64([self.batch], clips.iter().map(of));
         let samples = numbers(&|clip| clip.number as i64);
         forwarded.frames.insert("sample".to_owned(), samples);
-        if let Some(column) = &self.label {
+        if let Some(every) = self.every {
+            let pixels = self.size * self.size;
+            let thin = |clip: &Clip| -> Vec<f32> {
+                let frames = clip.video.chunks(pixels).enumerate();
+                let kept = frames.filter(|(i, _)| (i % self.frames).is_multiple_of(every));
+                kept.flat_map(|(_, frame)| frame.iter().copied()).collect()
+            };
+            let shape = vec![self.batch, 3, self.frames / every, self.size, self.size];
+            let sparse = Frame::f32(shape, clips.iter().flat_map(thin));
+            forwarded.frames.insert("sparse".to_owned(), sparse);
+        }
+        for column in &self.labels {
             let labels = numbers(&|clip| clip.entry.labels[column]);
-            forwarded.frames.insert("label".to_owned(), labels);
+            forwarded.frames.insert(column.clone(), labels);
         }
         Ok(forwarded)
     }
@@ -256,7 +284,7 @@ mod tests {
         shapes::generate(&root, &few, &|_, _| {}).unwrap();
         std::fs::write(root.join("train/00001.mp4"), "not a video").unwrap();
         let text = format!(
-            r#"{{"root": {:?}, "label": "motion", "batch": 4, "frames": 4, "size": 32,
+            r#"{{"root": {:?}, "labels": ["motion"], "batch": 4, "frames": 4, "size": 32,
                 "sampling": {{"dense": {{"stride": 2}}}}, "crop": {{"multi_scale": {{}}}}}}"#,
             root.join("train")
         );
@@ -267,12 +295,12 @@ mod tests {
         let first = config.forward(&mut state, Frames::new(), &call(0)).unwrap();
         let second = config.forward(&mut state, Frames::new(), &call(1)).unwrap();
         assert_eq!(first.frames["video"].shape(), [4, 3, 4, 32, 32]);
-        assert_eq!(first.frames["label"].shape(), [4]);
+        assert_eq!(first.frames["motion"].shape(), [4]);
         assert_eq!((first.notices.len(), second.notices.len()), (1, 0));
         let mut resumed = config.open(&Dims::new(), &key).unwrap();
         let again = config.forward(&mut resumed, Frames::new(), &call(1)).unwrap();
         assert_eq!(again.frames["video"].bytes(), second.frames["video"].bytes());
-        let wrong = Config { label: Some("speed".to_owned()), ..config };
+        let wrong = Config { labels: vec!["speed".to_owned()], ..config };
         let error = wrong.open(&Dims::new(), &key).err().unwrap().to_string();
         assert!(error.contains("`speed`") && error.contains("`motion`"), "{error}");
     }
