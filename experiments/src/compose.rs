@@ -38,38 +38,54 @@ pub fn factory() -> Factory {
     })
 }
 
-/// Runs a graph in a prepared run directory to its end.
-pub fn run(graph: Graph, run: &Path) -> anyhow::Result<Outcome> {
+/// A run under way.
+pub struct Running {
+    supervisor: Addr<Supervisor>,
+    ended: crossbeam_channel::Receiver<Outcome>,
+    run: PathBuf,
+    /// Keeps the actors' threads.
+    _system: actix::SystemRunner,
+}
+
+impl Running {
+    /// Asks the run to stop at the next step boundary, from any thread.
+    pub fn interrupter(&self) -> impl Fn() + Send + 'static {
+        let supervisor = self.supervisor.clone();
+        move || {
+            #[expect(clippy::disallowed_methods, reason = "an interrupt must not be lost")]
+            supervisor.do_send(Interrupt { reason: String::new() });
+        }
+    }
+
+    /// Waits for the end and writes `summary.json`.
+    pub fn wait(self) -> anyhow::Result<Outcome> {
+        let outcome = self.ended.recv().context("the supervisor died")?;
+        let word = match &outcome {
+            Outcome::Done => "done",
+            Outcome::Interrupted { .. } => "interrupted",
+            Outcome::Failed { .. } => "failed",
+        };
+        let summary = Summary::of(&self.run, word)?;
+        let text = serde_json::to_string_pretty(&summary)?;
+        fs::write(self.run.join("summary.json"), text).context("cannot write summary.json")?;
+        Ok(outcome)
+    }
+}
+
+/// Starts a graph in a prepared run directory, from its newest checkpoint if it has one.
+pub fn begin(graph: Graph, run: &Path) -> anyhow::Result<Running> {
     let graph = Arc::new(graph);
     let system = System::new();
-    let _inside = system.block_on(async { System::current() });
     let (outcome, ended) = crossbeam_channel::bounded(1);
     let supervisor = start(&graph, run, outcome)?;
-    let interrupts = supervisor.clone();
-    let mut asked = false;
-    ctrlc::set_handler(move || {
-        if asked {
-            #[expect(clippy::disallowed_methods, reason = "the second interrupt ends at once")]
-            std::process::exit(130);
-        }
-        asked = true;
-        eprintln!("stopping after this step; a checkpoint will be made (again to stop at once)");
-        #[expect(clippy::disallowed_methods, reason = "an interrupt must not be lost")]
-        interrupts.do_send(Interrupt { reason: String::new() });
-    })
-    .context("cannot listen for interrupts")?;
     #[expect(clippy::disallowed_methods, reason = "the first message")]
     supervisor.do_send(Start);
-    let outcome = ended.recv().context("the supervisor died")?;
-    let word = match &outcome {
-        Outcome::Done => "done",
-        Outcome::Interrupted { .. } => "interrupted",
-        Outcome::Failed { .. } => "failed",
-    };
-    let summary = Summary::of(run, word)?;
-    let text = serde_json::to_string_pretty(&summary)?;
-    fs::write(run.join("summary.json"), text).context("cannot write summary.json")?;
-    Ok(outcome)
+    Ok(Running { supervisor, ended, run: run.to_owned(), _system: system })
+}
+
+/// Runs a graph in a prepared run directory to its end.
+pub fn run(graph: Graph, run: &Path) -> anyhow::Result<Outcome> {
+    begin(graph, run)?.wait()
 }
 
 fn start(

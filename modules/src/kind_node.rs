@@ -63,6 +63,11 @@ impl<K: Kind> KindNode<K> {
         })
     }
 
+    /// Gradients of the step so far, by parameter path.
+    pub fn gradients(&self) -> &BTreeMap<String, AnyTensor> {
+        &self.gradients
+    }
+
     fn inputs(&self, frames: &Frames, tracked: bool) -> Result<Tensors, NodeError> {
         let mut tensors = Tensors::new();
         for (port, frame) in frames {

@@ -52,7 +52,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// Runs to the end and prints what came of it.
 pub(crate) fn go(graph: Graph, out: &Path) -> anyhow::Result<ExitCode> {
     eprintln!("run directory: {}", out.display());
-    let outcome = compose::run(graph, out)?;
+    let running = compose::begin(graph, out)?;
+    let interrupt = running.interrupter();
+    let mut asked = false;
+    ctrlc::set_handler(move || {
+        if asked {
+            #[expect(clippy::disallowed_methods, reason = "the second interrupt ends at once")]
+            std::process::exit(130);
+        }
+        asked = true;
+        eprintln!("stopping after this step; a checkpoint will be made (again to stop at once)");
+        interrupt();
+    })
+    .context("cannot listen for interrupts")?;
+    let outcome = running.wait()?;
     match outcome {
         Outcome::Done => {
             Summary::of(out, "done")?.print();

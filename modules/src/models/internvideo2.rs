@@ -7,6 +7,7 @@
 //! | `layers`  | `K B S D`     | residual stream after the last K tapped blocks, ascending  |
 //! | `tokens`  | `B S D`       | residual stream after the last block                       |
 //! | `pooled`  | `B P`         | attention pooling of `tokens`                              |
+//! | `mean`    | `B D`         | mean of `tokens` without the class token                   |
 //! | `logits`  | `B classes`   | with `classes`: LayerNorm and a linear layer on `pooled`   |
 //!
 //! S = 1 + V with `visible`, else 1 + T/t H/p W/p; the class token comes first. There is no norm
@@ -262,7 +263,9 @@ impl Kind for Config {
             .lattice(size.lattice())
             .about("residual stream after the last block, class token first")
             .output("pooled", format!("B {}", size.pooled))
-            .about("attention pooling of the tokens");
+            .about("attention pooling of the tokens")
+            .output("mean", format!("B {width}"))
+            .about("mean of the tokens without the class token");
         match self.classes {
             Some(classes) => ports.output("logits", format!("B {classes}")).about("class scores"),
             None => ports,
@@ -330,7 +333,8 @@ impl Kind for Config {
         let (layers, x) = block::run(&module.blocks, x, &taps, key);
         let (pooled, _) = module.clip_projector.forward(x.clone());
         let layers: Tensor<4> = Tensor::stack(layers, 0);
-        let mut outputs = Tensors::of("layers", layers).with("tokens", x);
+        let mean: Tensor<2> = x.clone().slice_dim(1, 1..).mean_dim(1).squeeze_dim(1);
+        let mut outputs = Tensors::of("layers", layers).with("tokens", x).with("mean", mean);
         if let Some(logits) = module.classify(pooled.clone(), key) {
             outputs = outputs.with("logits", logits);
         }
