@@ -9,7 +9,7 @@ RUNS ?= runs
 
 demo: packages
 	$(CARGO) build --release --locked --package experiments
-	./tools/demo.sh target-dir-of-cargo $(RUNS)
+	./tools/demo.sh $(RUNS)/demo
 
 test: packages
 	./tools/test.sh

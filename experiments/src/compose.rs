@@ -74,10 +74,19 @@ impl Running {
 
 /// Starts a graph in a prepared run directory, from its newest checkpoint if it has one.
 pub fn begin(graph: Graph, run: &Path) -> anyhow::Result<Running> {
+    begin_watched(graph, run, Vec::new())
+}
+
+/// Like [`begin`], with observers of the caller's own.
+pub fn begin_watched(
+    graph: Graph,
+    run: &Path,
+    more: Vec<Box<dyn Observer>>,
+) -> anyhow::Result<Running> {
     let graph = Arc::new(graph);
     let system = System::new();
     let (outcome, ended) = crossbeam_channel::bounded(1);
-    let supervisor = start(&graph, run, outcome)?;
+    let supervisor = start(&graph, run, more, outcome)?;
     #[expect(clippy::disallowed_methods, reason = "the first message")]
     supervisor.do_send(Start);
     Ok(Running { supervisor, ended, run: run.to_owned(), _system: system })
@@ -91,9 +100,11 @@ pub fn run(graph: Graph, run: &Path) -> anyhow::Result<Outcome> {
 fn start(
     graph: &Arc<Graph>,
     run: &Path,
+    more: Vec<Box<dyn Observer>>,
     outcome: crossbeam_channel::Sender<Outcome>,
 ) -> anyhow::Result<Addr<Supervisor>> {
-    let (policy, observers) = observers(graph, run)?;
+    let (policy, mut observers) = observers(graph, run)?;
+    observers.extend(more);
     let checkpoints = run.join("checkpoints");
     fs::create_dir_all(&checkpoints)
         .with_context(|| format!("cannot make {}", checkpoints.display()))?;

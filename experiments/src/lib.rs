@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod cmd;
 pub mod compose;
 pub mod origin;
+pub mod plain;
 pub mod read;
 pub mod summary;
 
@@ -33,6 +35,8 @@ enum Command {
     Status(cmd::status::Args),
     Agent(cmd::agent::Args),
     Keys(cmd::keys::Args),
+    Data(cmd::data::Args),
+    Bench(cmd::bench::Args),
 }
 
 /// Runs the command line. Exit codes: 0 done, 1 the work failed, 2 usage or unreadable input,
@@ -54,6 +58,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => cmd::status::run(&args),
         Command::Agent(args) => cmd::agent::run(&args),
         Command::Keys(args) => cmd::keys::run(&args),
+        Command::Data(args) => cmd::data::run(&args),
+        Command::Bench(args) => cmd::bench::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

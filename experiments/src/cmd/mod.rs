@@ -1,7 +1,9 @@
 //! Subcommands, one file each.
 
 pub(crate) mod agent;
+pub(crate) mod bench;
 pub(crate) mod check;
+pub(crate) mod data;
 pub(crate) mod explain;
 pub(crate) mod graph;
 pub(crate) mod keys;

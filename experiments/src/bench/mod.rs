@@ -1,0 +1,3 @@
+//! What things cost here, beside another side measured in the same run.
+
+pub(crate) mod step;

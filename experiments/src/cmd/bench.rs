@@ -1,0 +1,127 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use actors::transport::bench::{Plan, Row, bench_peer, bench_transport};
+use anyhow::Context as _;
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::bench::step;
+use crate::read::{self, Overrides};
+
+/// Measure what things cost here, beside another side in the same run
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Messages: ours beside memcpy, raw TCP and pyzmq
+    Transport {
+        /// Rounds; every cell is measured once in each
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// A training step: through actors beside plain calls, beside PyTorch
+    Step {
+        /// Experiment file
+        #[arg(default_value = "experiments/internvideo2/stage1.yaml")]
+        file: PathBuf,
+        #[command(flatten)]
+        overrides: Overrides,
+        /// Stage to measure
+        #[arg(long, default_value = "reconstruct")]
+        stage: String,
+        /// Rounds; sides take turns
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Steps in each round
+        #[arg(long, default_value_t = 20)]
+        steps: u64,
+        /// A Python that has torch
+        #[arg(long)]
+        python: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The second process of `bench transport`
+    #[command(hide = true)]
+    Peer {
+        /// What it is told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+/// Measures and prints, ratios first.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.what {
+        What::Transport { rounds, json } => transport(*rounds, *json)?,
+        What::Step { file, overrides, stage, rounds, steps, python, json } => {
+            let checked = match read::experiment(file, overrides)? {
+                Ok(checked) => checked,
+                Err(problems) => {
+                    read::print(&problems);
+                    return Ok(ExitCode::FAILURE);
+                }
+            };
+            let plan = ((*rounds).max(1), (*steps).max(2));
+            let found = step::bench(&checked.graph, stage, plan, python.as_deref())?;
+            print_step(&found, *json)?;
+        }
+        What::Peer { arguments } => bench_peer(arguments)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn transport(rounds: usize, json: bool) -> anyhow::Result<()> {
+    let name = format!("playhouse-bench-{}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    std::fs::create_dir(&directory).context("cannot make a folder for sockets")?;
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let peer = (program, vec!["bench".to_owned(), "peer".to_owned()]);
+    let rows = bench_transport(&Plan { rounds: rounds.max(1), peer, directory: directory.clone() });
+    std::fs::remove_dir_all(&directory).context("cannot remove the folder for sockets")?;
+    let mut rows = rows?;
+    rows.sort_by_key(|row| row.against.is_none());
+    if json {
+        let rows: Vec<_> = rows.iter().map(as_json).collect();
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else {
+        rows.iter().for_each(|row| println!("{row}"));
+    }
+    Ok(())
+}
+
+fn as_json(row: &Row) -> serde_json::Value {
+    let against = row.against.map(|(side, best, median)| {
+        json!({ "side": side, "ratio_best": best, "ratio_median": median })
+    });
+    json!({
+        "against": against, "what": row.what, "bytes": row.size, "unit": row.unit,
+        "best": row.best, "median": row.median,
+    })
+}
+
+fn print_step(found: &step::StepBench, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(found)?);
+        return Ok(());
+    }
+    let [best, median] = found.actors_over_plain;
+    println!("actors / plain calls   {best:.3} best, {median:.3} median");
+    if let Some([best, median]) = found.plain_over_torch {
+        println!("plain calls / PyTorch  {best:.3} best, {median:.3} median");
+    }
+    for side in &found.sides {
+        let (best, median) = (1000.0 * side.best, 1000.0 * side.median);
+        println!("{:<22} {best:>8.1} ms a step best, {median:>8.1} ms median", side.name);
+    }
+    Ok(())
+}

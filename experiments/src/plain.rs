@@ -1,0 +1,108 @@
+//! A stage by plain calls: the same nodes in one thread, without actors, messages or edges.
+//!
+//! It is what the actors are measured against, and a short description of what they compute.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+use schemas::frame::{Frame, Frames};
+use schemas::graph::{End, StageGraph};
+use schemas::node::{At, Gradients, Node, Update};
+
+use crate::compose;
+
+/// The nodes of a stage, ready to step.
+pub struct Plain<'a> {
+    stage: &'a StageGraph,
+    order: Vec<String>,
+    nodes: BTreeMap<String, Box<dyn Node>>,
+}
+
+impl<'a> Plain<'a> {
+    /// Makes all nodes of a stage.
+    pub fn new(stage: &'a StageGraph) -> anyhow::Result<Self> {
+        let factory = compose::factory();
+        let mut nodes = BTreeMap::new();
+        for (name, node) in &stage.nodes {
+            let made = factory(&node.spec).with_context(|| format!("node `{name}`"))?;
+            nodes.insert(name.clone(), made);
+        }
+        Ok(Self { stage, order: order(stage), nodes })
+    }
+
+    /// One step with one microbatch; gives the losses.
+    pub fn step(&mut self, step: u64) -> anyhow::Result<BTreeMap<End, f32>> {
+        let at = At { stage: 0, step, microbatch: 0 };
+        let mut outputs: BTreeMap<End, Frame> = BTreeMap::new();
+        for name in &self.order {
+            let edges = self.stage.edges.iter().filter(|e| e.to.node == *name && !e.is_weights());
+            let inputs: Frames =
+                edges.map(|e| (e.to.port.clone(), outputs[&e.from].clone())).collect();
+            let node = self.nodes.get_mut(name).context("a node of the stage")?;
+            for (port, frame) in node.forward(at, inputs)?.frames {
+                outputs.insert(End::new(name, &port), frame);
+            }
+        }
+        let losses = self.stage.losses.keys();
+        let losses = losses.map(|end| (end.clone(), outputs[end].to_f32()[0])).collect();
+        self.backward(at)?;
+        self.update(step)?;
+        Ok(losses)
+    }
+
+    fn backward(&mut self, at: At) -> anyhow::Result<()> {
+        let mut arrived: BTreeMap<&End, BTreeMap<&End, Frame>> = BTreeMap::new();
+        for name in self.order.iter().rev() {
+            if !self.stage.nodes[name].spec.backward {
+                continue;
+            }
+            let mut gradients: Gradients = Vec::new();
+            for (end, weight) in self.stage.losses.iter().filter(|(end, _)| end.node == *name) {
+                gradients.push((end.port.clone(), Frame::f32([1], [*weight as f32])));
+            }
+            for (end, frames) in arrived.iter().filter(|(end, _)| end.node == *name) {
+                gradients.extend(frames.values().map(|frame| (end.port.clone(), frame.clone())));
+            }
+            let node = self.nodes.get_mut(name).context("a node of the stage")?;
+            let mut upstream = node.backward(at, gradients)?;
+            for edge in self.stage.edges.iter().filter(|e| e.to.node == *name && e.gradient) {
+                let frame = upstream.remove(&edge.to.port).context("a wanted gradient")?;
+                arrived.entry(&edge.from).or_default().insert(&edge.to, frame);
+            }
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, step: u64) -> anyhow::Result<()> {
+        let Some(optimizer) = &self.stage.optimizer else { return Ok(()) };
+        let trained: Vec<&String> =
+            self.stage.nodes.iter().filter(|(_, n)| n.trains()).map(|(name, _)| name).collect();
+        let mut squares = 0.0;
+        for name in &trained {
+            squares += self.nodes.get_mut(*name).context("a node")?.squared_norm()?;
+        }
+        let scale = optimizer.clip.map_or(1.0, |clip| (clip / (squares.sqrt() + 1e-6)).min(1.0));
+        let lr = optimizer.lr_at(step, self.stage.steps);
+        for name in trained {
+            let node = self.nodes.get_mut(name).context("a node")?;
+            node.update(&Update { step, lr, scale })?;
+        }
+        Ok(())
+    }
+}
+
+/// Names of the nodes, producers first.
+fn order(stage: &StageGraph) -> Vec<String> {
+    let mut done: BTreeSet<&String> = BTreeSet::new();
+    let mut order = Vec::new();
+    while order.len() < stage.nodes.len() {
+        let ready = stage.nodes.keys().find(|name| {
+            let mut inputs = stage.edges.iter().filter(|e| e.to.node == **name && !e.is_weights());
+            !done.contains(name) && inputs.all(|e| done.contains(&e.from.node))
+        });
+        let Some(name) = ready else { break };
+        done.insert(name);
+        order.push(name.clone());
+    }
+    order
+}
