@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use modules::shapes;
-use modules::video::{DecodeOptions, Info, Video, VideoError};
+use modules::video::{DecodeOptions, IndexCache, Info, Video, VideoError};
 use proptest::prelude::*;
+use rayon::prelude::*;
 
 /// File name, size of the source, encoder arguments, largest difference to `ffmpeg` in levels.
 type Kind = (&'static str, &'static str, &'static str, u8);
@@ -58,7 +59,7 @@ fn ffmpeg(arguments: &[&str]) -> Option<Vec<u8>> {
 fn make(dir: &Path, kind: &Kind) -> Option<PathBuf> {
     let (name, size, arguments, _) = kind;
     let file = dir.join(name);
-    let source = format!("testsrc2=size={size}:rate=12:duration=2.5");
+    let source = format!("testsrc2=size={size}:rate=12:duration=2");
     let mut all = vec!["-f", "lavfi", "-i", &source];
     all.extend(arguments.split_whitespace());
     let name = file.to_str()?;
@@ -114,22 +115,28 @@ fn compare(file: &Path, bound: u8) -> Result<Info, String> {
             }
         }
     }
+    let several = DecodeOptions { threads: 3, ..DecodeOptions::default() };
+    let mut video = Video::open(file, &several).map_err(|error| error.to_string())?;
+    if video.frames(&all) != Ok(frames) {
+        return Err(format!("{name}: other frames with several threads"));
+    }
     Ok(info)
 }
 
 #[test]
 fn every_kind_of_file_decodes_as_the_ffmpeg_program_does() {
     let dir = tempfile::tempdir().unwrap();
-    let mut wrong = Vec::new();
-    let mut made = 0;
-    for kind in &ZOO {
-        let Some(file) = make(dir.path(), kind) else { continue };
-        made += 1;
-        match compare(&file, kind.3) {
-            Ok(info) => assert!(info.fps > 0.0 && info.duration > 0.0, "{} {info:?}", kind.0),
-            Err(error) => wrong.push(error),
-        }
-    }
+    let one = |kind: &Kind| {
+        let file = make(dir.path(), kind)?;
+        let sound = |info: Info| {
+            let known = info.fps > 0.0 && info.duration > 0.0;
+            if known { Ok(()) } else { Err(format!("{}: {info:?}", kind.0)) }
+        };
+        Some(compare(&file, kind.3).and_then(sound))
+    };
+    let results: Vec<Result<(), String>> = ZOO.par_iter().filter_map(one).collect();
+    let made = results.len();
+    let wrong: Vec<String> = results.into_iter().filter_map(Result::err).collect();
     println!("{made} kinds of {}", ZOO.len());
     assert!(wrong.is_empty(), "{} of {made} kinds:\n{}", wrong.len(), wrong.join("\n"));
 }
@@ -226,6 +233,27 @@ fn bounds_are_kept_and_named() {
     let mut video = Video::open(&file, &few).unwrap();
     assert!(video.frames(&[1, 2]).is_ok());
     assert!(matches!(video.frames(&[1, 2, 3]), Err(VideoError::TooLarge { .. })));
+}
+
+#[test]
+fn an_index_is_kept_until_the_file_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = sample(dir.path());
+    let (cache, options) =
+        (IndexCache::default(), DecodeOptions { keep_bytes: 0, ..DecodeOptions::default() });
+    let mut first = Video::open_with(&file, &options, &cache).unwrap();
+    let mut again = Video::open_with(&file, &options, &cache).unwrap();
+    assert_eq!(first.frames(&[3, 12]).unwrap(), again.frames(&[3, 12]).unwrap());
+    let film = shapes::Film {
+        rgb: vec![9; 32 * 32 * 3 * 5],
+        height: 32,
+        width: 32,
+        fps: 5,
+        ..Default::default()
+    };
+    shapes::write_film(&film, shapes::encoder().unwrap().0, &file).unwrap();
+    let changed = Video::open_with(&file, &options, &cache).unwrap();
+    assert_eq!((changed.info().frames, changed.info().has_audio), (5, false));
 }
 
 /// Opens and decodes whatever these bytes are; only a panic or a hang is wrong.

@@ -109,30 +109,10 @@ impl Video {
         let max_pixels = (options.max_side as u64).pow(2);
         let mut packets = Packets::open(file.to_owned(), max_pixels)?;
         let (height, width) = stored_size(&packets, options)?;
-        let mut index = cache.find(file, stamp);
-        if index.is_none() {
-            let keep = stamp.0 <= options.keep_bytes;
-            let found = index::scan(&mut packets.input, packets.stream, keep)
-                .map_err(|reason| VideoError::Unreadable { file: file.to_owned(), reason })?;
-            packets.kept = found.packets;
-            packets.scanned();
-            index = Some(Arc::new(found.index));
-        }
-        let mut index = index.unwrap_or_else(|| unreachable!("set just above"));
+        let mut index = find_index(&mut packets, stamp, options, cache)?;
         let mut decoder = open_decoder(&packets, options, max_pixels)?;
-        if index.damage.is_none() && !index.by_packet() && index.frames == 0 {
+        if !index.by_packet() && index.frames == 0 {
             count(Arc::make_mut(&mut index), &mut packets, &mut decoder)?;
-        }
-        if index.damage.is_none()
-            && packets.input.container() == "matroska"
-            && packets::matroska_is_cut(file)
-        {
-            Arc::make_mut(&mut index).damage = Some("the file ends early".to_owned());
-        }
-        if let Some(reason) = &index.damage {
-            let (file, reason) = (file.to_owned(), reason.clone());
-            let readable = index.frames.max(index.entries.len() as u64);
-            return Err(VideoError::Damaged { file, readable, reason });
         }
         if index.frames == 0 {
             return Err(VideoError::Empty { file: file.to_owned() });
@@ -303,6 +283,33 @@ impl Video {
 
 /// The packets of the frames that were asked for.
 type Wanted = BTreeSet<usize>;
+
+/// The index of an undamaged file, from the cache or from one pass over the file.
+fn find_index(
+    packets: &mut Packets,
+    stamp: Stamp,
+    options: &DecodeOptions,
+    cache: &IndexCache,
+) -> Result<Arc<Index>, VideoError> {
+    if let Some(index) = cache.find(&packets.file, stamp) {
+        return Ok(index);
+    }
+    let file = packets.file.clone();
+    let keep = stamp.0 <= options.keep_bytes;
+    let found = match index::scan(&mut packets.input, packets.stream, keep) {
+        Ok(found) => found,
+        Err(reason) => return Err(VideoError::Unreadable { file, reason }),
+    };
+    packets.kept = found.packets;
+    packets.scanned();
+    let cut = packets.input.container() == "matroska" && packets::matroska_is_cut(&file);
+    let damage = found.index.damage.clone().or(cut.then(|| "the file ends early".to_owned()));
+    if let Some(reason) = damage {
+        let readable = found.index.entries.len() as u64;
+        return Err(VideoError::Damaged { file, readable, reason });
+    }
+    Ok(Arc::new(found.index))
+}
 
 /// Size and modification time of a regular file with content.
 fn stamp(file: &Path) -> Result<Stamp, VideoError> {
