@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let word = if made.reused { "found" } else { "wrote" };
     println!("{word} {} clips in {} ({})", made.files, made.dir.display(), made.encoder);
-    for notice in &made.notice {
+    if let Some(notice) = &made.notice {
         eprintln!("warning: {notice}");
     }
     Ok(ExitCode::SUCCESS)
