@@ -25,7 +25,9 @@ use crossbeam_channel::Receiver;
 
 use super::clock::now;
 use super::hello::{hex, nonce};
-use super::{Address, Inbound, Keys, Message, Options, PeerName, PublicKey, Transport, TransportError};
+use super::{
+    Address, Inbound, Keys, Message, Options, PeerName, PublicKey, Transport, TransportError,
+};
 
 /// Bytes of the sources, and of the destinations of memcpy.
 const POOL: usize = 64_000_000;
@@ -40,6 +42,8 @@ pub struct Plan {
     pub rounds: usize,
     /// The executable of the second process, and the arguments before those for [`bench_peer`].
     pub peer: (PathBuf, Vec<String>),
+    /// Only cells whose name contains this; all when empty.
+    pub only: String,
     /// An empty directory for sockets and keys.
     pub directory: PathBuf,
 }
@@ -65,7 +69,10 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, size, unit, best, median, .. } = self;
         let (first, second) = if *unit == "us" { ("p50", "p99") } else { ("best", "median") };
-        write!(f, "{what:<28} {size:>9} B  {first} {best:>8.2} {unit}  {second} {median:>8.2} {unit}")?;
+        write!(
+            f,
+            "{what:<28} {size:>9} B  {first} {best:>8.2} {unit}  {second} {median:>8.2} {unit}"
+        )?;
         if let Some((against, best, median)) = self.against {
             write!(f, "  = {:.0} % / {:.0} % of {against}", best * 100.0, median * 100.0)?;
         }
@@ -210,7 +217,8 @@ impl Wire {
                     self.reply()?;
                 }
                 if turn < count {
-                    let message = Message { header: vec![b'c'], bodies: vec![sources.body(turn, size)] };
+                    let message =
+                        Message { header: vec![b'c'], bodies: vec![sources.body(turn, size)] };
                     self.transport.send(&self.to, message)?;
                 }
             }
@@ -225,7 +233,12 @@ impl Wire {
     }
 
     /// Microseconds until the other side held each message.
-    fn hand_over(&self, sources: &Sources, size: usize, in_place: bool) -> Result<Vec<f64>, TransportError> {
+    fn hand_over(
+        &self,
+        sources: &Sources,
+        size: usize,
+        in_place: bool,
+    ) -> Result<Vec<f64>, TransportError> {
         let count = (256 * MIB / size).clamp(20, 300);
         let mut waits = Vec::with_capacity(count);
         for turn in 0..count + 10 {
@@ -241,7 +254,11 @@ impl Wire {
             header.extend_from_slice(&wall().to_le_bytes());
             self.transport.send(&self.to, Message { header, bodies: vec![body] })?;
             let reply = self.reply()?;
-            let waited = reply.header.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+            let waited = reply
+                .header
+                .get(1..9)
+                .and_then(|bytes| bytes.try_into().ok())
+                .map_or(0, u64::from_le_bytes);
             if turn >= 10 {
                 waits.push(waited as f64 / 1e3);
             }
@@ -281,7 +298,12 @@ fn memcpy(sources: &Sources, destination: &mut [u8], size: usize, total: usize) 
     (count * size) as f64 / start.elapsed().as_secs_f64() / 1e9
 }
 
-fn raw_tcp(plan: &Plan, sources: &Sources, size: usize, total: usize) -> Result<f64, TransportError> {
+fn raw_tcp(
+    plan: &Plan,
+    sources: &Sources,
+    size: usize,
+    total: usize,
+) -> Result<f64, TransportError> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(failed("listen for"))?;
     let address = listener.local_addr().map_err(failed("listen for"))?.to_string();
     let _peer = Peer::spawn(plan, &["raw", &address, &size.to_string()])?;
@@ -303,16 +325,20 @@ fn raw_tcp(plan: &Plan, sources: &Sources, size: usize, total: usize) -> Result<
 
 /// Measures every cell and compares.
 pub fn bench_transport(plan: &Plan) -> Result<Vec<Row>, TransportError> {
-    let sources = Sources((0..POOL).map(|index| (index * 7 + index / 4096) as u8).collect::<Vec<_>>().into());
+    let sources =
+        Sources((0..POOL).map(|index| (index * 7 + index / 4096) as u8).collect::<Vec<_>>().into());
     let mut destination = vec![1; POOL];
     let shared = Wire::start(plan, "ipc")?;
     let plain = Wire::start(plan, "plain")?;
     let curve = Wire::start(plan, "curve")?;
     let mut figures: Vec<Vec<f64>> = vec![Vec::new(); CELLS.len()];
     for _ in 0..plan.rounds.max(1) {
-        for (cell, figures) in CELLS.iter().zip(&mut figures) {
+        let wanted = |cell: &Cell| cell.name().0.contains(&plan.only);
+        for (cell, figures) in CELLS.iter().zip(&mut figures).filter(|(cell, _)| wanted(cell)) {
             match *cell {
-                Cell::Memcpy(size) => figures.push(memcpy(&sources, &mut destination, size, 1 << 30)),
+                Cell::Memcpy(size) => {
+                    figures.push(memcpy(&sources, &mut destination, size, 1 << 30))
+                }
                 Cell::Raw(size) => figures.push(raw_tcp(plan, &sources, size, 1 << 29)?),
                 Cell::Shared(size) => figures.push(shared.rate(&sources, size, 1 << 30)?),
                 Cell::Plain(size) => figures.push(plain.rate(&sources, size, 1 << 29)?),
@@ -336,8 +362,13 @@ fn at(sorted: &[f64], part: f64) -> f64 {
 fn rows(mut figures: Vec<Vec<f64>>) -> Vec<Row> {
     figures.iter_mut().for_each(|figures| figures.sort_by(f64::total_cmp));
     let figure = |cell: Cell| {
-        let sorted = CELLS.iter().position(|other| *other == cell).map_or(&[][..], |index| &figures[index]);
-        if cell.latency() { (at(sorted, 0.5), at(sorted, 0.99)) } else { (at(sorted, 1.0), at(sorted, 0.5)) }
+        let sorted =
+            CELLS.iter().position(|other| *other == cell).map_or(&[][..], |index| &figures[index]);
+        if cell.latency() {
+            (at(sorted, 0.5), at(sorted, 0.99))
+        } else {
+            (at(sorted, 1.0), at(sorted, 0.5))
+        }
     };
     let row = |cell: &Cell| {
         let ((what, size), (best, median)) = (cell.name(), figure(*cell));
@@ -345,9 +376,16 @@ fn rows(mut figures: Vec<Vec<f64>>) -> Vec<Row> {
             let other = figure(other);
             (name, best / other.0, median / other.1)
         });
-        Row { what: what.to_owned(), size, unit: if cell.latency() { "us" } else { "GB/s" }, best, median, against }
+        Row {
+            what: what.to_owned(),
+            size,
+            unit: if cell.latency() { "us" } else { "GB/s" },
+            best,
+            median,
+            against,
+        }
     };
-    CELLS.iter().map(row).collect()
+    CELLS.iter().map(row).filter(|row| !row.best.is_nan()).collect()
 }
 
 /// The second process: receives until the first one goes away. Its arguments come from [`bench_transport`].
@@ -359,7 +397,10 @@ pub fn bench_peer(arguments: &[String]) -> Result<(), TransportError> {
         }
         [what, name, address, secret, server, token] if what == "sink" => {
             let bytes = token.get(..32).ok_or_else(refused)?;
-            let mut options = Options::new(PeerName::new("sink")?, super::hello::unhex(bytes).ok_or_else(refused)?);
+            let mut options = Options::new(
+                PeerName::new("sink")?,
+                super::hello::unhex(bytes).ok_or_else(refused)?,
+            );
             options.plain_tcp = name == "plain";
             let mut key = None;
             if name == "curve" {
@@ -375,7 +416,11 @@ pub fn bench_peer(arguments: &[String]) -> Result<(), TransportError> {
     }
 }
 
-fn sink(transport: &Transport, source: &PeerName, inbound: &Receiver<Inbound>) -> Result<(), TransportError> {
+fn sink(
+    transport: &Transport,
+    source: &PeerName,
+    inbound: &Receiver<Inbound>,
+) -> Result<(), TransportError> {
     for event in inbound {
         let message = match event {
             Inbound::Connected { .. } => continue,

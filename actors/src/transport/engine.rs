@@ -16,7 +16,7 @@ use super::place::{self, Charge, Outgoing};
 use super::pool::Pool;
 use super::session::{Session, Step, Via};
 use super::side::{self, Listener, Side};
-use super::sockets::{ROOM, Settings};
+use super::sockets::{ROOM, Settings, keep_memory};
 use super::wire::{CHUNK, INLINE, Kind};
 use super::{
     Address, Cause, Command, Inbound, Inner, Message, Options, PeerName, State, TransportError, zap,
@@ -149,6 +149,7 @@ impl Engine {
             keys: options.keys.clone(),
             plain_tcp: options.plain_tcp,
         };
+        keep_memory();
         let context = zmq::Context::new();
         let generation =
             SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64);

@@ -30,6 +30,8 @@ mod dial;
 mod engine;
 mod error;
 mod hello;
+#[cfg(test)]
+mod hostile;
 mod keys;
 mod options;
 mod place;
