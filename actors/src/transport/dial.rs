@@ -37,7 +37,7 @@ impl Engine {
             self.end(id, Cause::Replaced);
         }
         if !self.current.contains_key(&peer) {
-            self.inner.set_state(&peer, State::Waiting);
+            self.inner.set_waiting(&peer);
         }
         let time = now();
         let dialer = Dialer {

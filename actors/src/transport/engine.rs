@@ -9,12 +9,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::assembly::broken;
 use super::buffers::Buffers;
 use super::clock::now;
 use super::dial::Dialer;
 use super::place::{self, Charge, Outgoing};
 use super::pool::Pool;
-use super::session::{Session, Step, Via};
+use super::session::{Means, Session, Via};
 use super::side::{self, Listener, Side};
 use super::sockets::{ROOM, Settings, keep_memory};
 use super::wire::{CHUNK, INLINE, Kind};
@@ -46,7 +47,7 @@ pub(crate) struct Engine {
     pub(crate) context: zmq::Context,
     pub(crate) settings: Settings,
     zap: zmq::Socket,
-    buffers: Arc<Buffers>,
+    pub(crate) means: Means,
     pub(crate) routers: Vec<Router>,
     pub(crate) dialers: BTreeMap<PeerName, Dialer>,
     pub(crate) sessions: BTreeMap<u64, Session>,
@@ -156,7 +157,7 @@ impl Engine {
         let started = now();
         let mut engine = Self {
             zap: zap::bind(&context)?,
-            buffers: Buffers::new(limits.held),
+            means: Means { limits: limits.clone(), buffers: Buffers::new(limits.held) },
             orders,
             inbound,
             context,
@@ -378,13 +379,13 @@ impl Engine {
     }
 
     fn serve_side(&mut self, id: u64) {
-        let limits = self.options().limits.clone();
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        match session.read_side(&limits) {
-            Ok(true) => self.end_soon(id, Cause::Disconnected),
-            Ok(false) => {}
-            Err(cause) => self.end(id, cause),
+        session.heard = now();
+        let read = session.read_side();
+        if read == Ok(true) {
+            self.end_soon(id, Cause::Disconnected);
         }
+        self.stepped(id, read.map(|_| None));
     }
 
     /// Takes a message that belongs to a session.
@@ -398,23 +399,27 @@ impl Engine {
             self.accept_sides(index);
         }
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        let limits = &self.inner.options.limits;
         let step = match parts.extra {
-            true => {
-                Err(Cause::Protocol { reason: "a message has more than two frames".to_owned() })
-            }
-            false => session.receive(&parts.frame, parts.piece.as_deref(), limits, &self.buffers),
+            true => Err(broken("a message has more than two frames")),
+            false => session.receive(&parts.frame, parts.piece.as_deref()),
         };
+        self.stepped(id, step.map(|bye| bye.then_some(Cause::Closed)));
+    }
+
+    /// Reports what a session has completed, and ends it if it has to.
+    fn stepped(&mut self, id: u64, step: Result<Option<Cause>, Cause>) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let ready = std::mem::take(&mut session.ready);
+        let (peer, via) = (session.peer.clone(), session.via.clone());
+        for message in ready {
+            self.report(Inbound::Message { peer: peer.clone(), message });
+        }
         match step {
-            Ok(Step::Nothing) => {}
-            Ok(Step::Message(message)) => {
-                let peer = session.peer.clone();
-                self.report(Inbound::Message { peer, message });
-            }
-            Ok(Step::Bye) => self.end(id, Cause::Closed),
+            Ok(None) => {}
+            Ok(Some(cause)) => self.end(id, cause),
             Err(cause) => {
-                tracing::warn!(peer = %session.peer, %cause, "a session is cut");
-                if let Via::Router { index, identity } = session.via.clone() {
+                tracing::warn!(%peer, %cause, "a session is cut");
+                if let Via::Router { index, identity } = via {
                     self.refuse(index, &identity, &cause.to_string());
                 }
                 self.end(id, cause);
