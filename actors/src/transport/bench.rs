@@ -15,19 +15,19 @@
 
 use std::fmt;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 
+pub use super::bench_sink::bench_peer;
+use super::bench_sink::{failed, wall};
 use super::clock::now;
 use super::hello::{hex, nonce};
-use super::{
-    Address, Inbound, Keys, Message, Options, PeerName, PublicKey, Transport, TransportError,
-};
+use super::{Address, Inbound, Keys, Message, Options, PeerName, Transport, TransportError};
 
 /// Bytes of the sources, and of the destinations of memcpy.
 const POOL: usize = 64_000_000;
@@ -135,10 +135,6 @@ impl Cell {
     fn latency(self) -> bool {
         matches!(self, Self::InPlace(_) | Self::Copied(_))
     }
-}
-
-fn failed(doing: &'static str) -> impl Fn(std::io::Error) -> TransportError {
-    move |source| TransportError::io(doing, "benchmark peer", source)
 }
 
 fn silent() -> TransportError {
@@ -267,11 +263,6 @@ impl Wire {
     }
 }
 
-/// Nanoseconds of the host's clock, the same in both processes.
-fn wall() -> u64 {
-    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64)
-}
-
 struct Sources(Bytes);
 
 impl Sources {
@@ -386,67 +377,4 @@ fn rows(mut figures: Vec<Vec<f64>>) -> Vec<Row> {
         }
     };
     CELLS.iter().map(row).filter(|row| !row.best.is_nan()).collect()
-}
-
-/// The second process: receives until the first one goes away. Its arguments come from [`bench_transport`].
-pub fn bench_peer(arguments: &[String]) -> Result<(), TransportError> {
-    let refused = || failed("understand the arguments of")(std::io::ErrorKind::InvalidInput.into());
-    match arguments {
-        [what, address, size] if what == "raw" => {
-            raw_sink(address, size.parse().map_err(|_| refused())?).map_err(failed("read at"))
-        }
-        [what, name, address, secret, server, token] if what == "sink" => {
-            let bytes = token.get(..32).ok_or_else(refused)?;
-            let mut options = Options::new(
-                PeerName::new("sink")?,
-                super::hello::unhex(bytes).ok_or_else(refused)?,
-            );
-            options.plain_tcp = name == "plain";
-            let mut key = None;
-            if name == "curve" {
-                options.keys = Some(Keys::load(Path::new(secret))?);
-                key = Some(server.parse::<PublicKey>()?);
-            }
-            let (transport, inbound) = Transport::start(options)?;
-            let source = PeerName::new("source")?;
-            transport.connect(&source, &address.parse()?, key)?;
-            sink(&transport, &source, &inbound)
-        }
-        _ => Err(refused()),
-    }
-}
-
-fn sink(
-    transport: &Transport,
-    source: &PeerName,
-    inbound: &Receiver<Inbound>,
-) -> Result<(), TransportError> {
-    for event in inbound {
-        let message = match event {
-            Inbound::Connected { .. } => continue,
-            Inbound::Lost { .. } => return Ok(()),
-            Inbound::Message { message, .. } => message,
-        };
-        let Message { mut header, bodies } = message;
-        for body in &bodies {
-            std::hint::black_box((body.first(), body.last()));
-        }
-        if let Some(stamp) = header.get_mut(1..9) {
-            let sent = <[u8; 8]>::try_from(&*stamp).map_or(0, u64::from_le_bytes);
-            stamp.copy_from_slice(&wall().saturating_sub(sent).to_le_bytes());
-        }
-        drop(bodies);
-        transport.send(source, Message { header, bodies: Vec::new() })?;
-    }
-    Ok(())
-}
-
-fn raw_sink(address: &str, size: usize) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    let mut buffer = vec![0; size];
-    while stream.read_exact(&mut buffer).is_ok() {
-        stream.write_all(&[1])?;
-    }
-    Ok(())
 }

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::clock::now;
-use super::engine::{Engine, monitor};
+use super::engine::Engine;
 use super::hello::nonce;
+use super::listen::monitor;
 use super::wire::Kind;
 use super::{Address, Cause, Inbound, PeerName, PublicKey, State};
 

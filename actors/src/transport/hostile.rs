@@ -70,7 +70,7 @@ fn a_peer_without_keys_delivers_nothing() {
     let bare = context.socket(zmq::DEALER).unwrap();
     bare.set_linger(0).unwrap();
     bare.connect(&here.transport.addresses()[0].to_string()).unwrap();
-    bare.send(&hello("good", "here", &TOKEN).bytes(Kind::Hello), 0).unwrap();
+    bare.send(hello("good", "here", &TOKEN).bytes(Kind::Hello), 0).unwrap();
     assert!(here.inbound.recv_timeout(MOMENT).is_err());
     still_serves(&here, &good, ours.public());
 }
@@ -168,7 +168,7 @@ fn a_peer_that_breaks_the_protocol_is_cut_with_the_reason() {
     ];
     for (frames, expected) in cases {
         let (_context, socket) = stranger(&directory);
-        socket.send(&hello("bad", "here", &TOKEN).bytes(Kind::Hello), 0).unwrap();
+        socket.send(hello("bad", "here", &TOKEN).bytes(Kind::Hello), 0).unwrap();
         assert_eq!(here.connected(), name("bad"));
         socket.recv_bytes(0).unwrap();
         socket.send_multipart(&frames, 0).unwrap();
@@ -186,7 +186,7 @@ fn a_peer_that_breaks_the_protocol_is_cut_with_the_reason() {
 fn a_frame_above_the_largest_never_reaches_the_process() {
     let (here, directory) = ipc_server();
     let (_context, socket) = stranger(&directory);
-    socket.send(&hello("bad", "here", &TOKEN).bytes(Kind::Hello), 0).unwrap();
+    socket.send(hello("bad", "here", &TOKEN).bytes(Kind::Hello), 0).unwrap();
     assert_eq!(here.connected(), name("bad"));
     socket.send(vec![0; 32 << 20], 0).unwrap();
     assert_ne!(here.lost(), Cause::Closed);
