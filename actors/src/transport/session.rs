@@ -15,7 +15,7 @@ use super::place::Outgoing;
 use super::shared::{Segment, View};
 use super::side::{ANNOUNCEMENT, Received, Side};
 use super::sockets::send_shared;
-use super::wire::{CHUNK, Data, Kind, Prefix, Slot};
+use super::wire::{CHUNK, Data, Hello, Kind, Prefix, Slot};
 use super::{Cause, Limits, Message, PeerName};
 
 /// Frames, and bytes of frames, that may wait for smaller numbers; a peer that keeps to its own bound stays far
@@ -154,6 +154,10 @@ impl Session {
             (Kind::Bye, None) => {
                 self.read_side()?;
                 return Ok(true);
+            }
+            (Kind::Refuse, None) => {
+                let reason = Hello::decode(&prefix, rest).map_err(broken)?.reason;
+                return Err(Cause::Refused { reason: reason.chars().take(200).collect() });
             }
             (kind, _) => return Err(broken(format!("{kind:?} is out of place"))),
         }
