@@ -74,6 +74,11 @@ impl Assembly {
         if expected != (prefix.sequence, prefix.count.into(), prefix.size) {
             return Err(broken("a chunk is out of order"));
         }
+        self.append(piece)
+    }
+
+    /// Takes the next bytes of the body that is being filled.
+    pub(crate) fn append(&mut self, piece: &[u8]) -> Result<(), Cause> {
         let end = self.filled + piece.len();
         let room = match self.bodies.get_mut(self.at) {
             Some(Part::Filling(buffer)) => buffer.as_mut().get_mut(self.filled..end),

@@ -5,8 +5,8 @@
 //!   that both lie in main memory, as tensors do.
 //! - **raw tcp**: `write_all` on a loopback `TcpStream` and `read_exact` into one buffer at the other side.
 //! - **throughput**: messages with one body out of the same sources, as many in flight as fit into 16 MiB but at
-//!   least two; the receiver looks at the first and last byte and drops the body. Counted until the last credit is
-//!   back. Over shared memory this includes the one copy of the sender.
+//!   least two; the receiver looks at the first and last byte and drops the body. Credits
+//!   come back in two batches per window; counted until the last is back. Over shared memory this includes the one copy of the sender.
 //! - **hand-over**: from just before `send` until the receiving thread holds the message, one at a time, by the
 //!   host's clock. *In place*: the body was written into reserved memory before; *copied*: `send` copies it.
 //!
@@ -207,25 +207,27 @@ impl Wire {
     fn rate(&self, sources: &Sources, size: usize, total: usize) -> Result<f64, TransportError> {
         let window = (16 * MIB / size).max(2);
         let count = (total / size).max(4);
-        let run = |count: usize| {
-            for turn in 0..count + window {
-                if turn >= window {
+        // Credits return in batches, as consumers give them.
+        let batch = window / 2;
+        let run = |batches: usize| {
+            for turn in 0..batches + 2 {
+                if turn >= 2 {
                     self.reply()?;
                 }
-                if turn < count {
-                    let message =
-                        Message { header: vec![b'c'], bodies: vec![sources.body(turn, size)] };
-                    self.transport.send(&self.to, message)?;
+                for index in (0..batch).filter(|_| turn < batches) {
+                    let header = if index + 1 == batch { vec![b'c'] } else { Vec::new() };
+                    let body = sources.body(turn * batch + index, size);
+                    self.transport.send(&self.to, Message { header, bodies: vec![body] })?;
                 }
             }
             Ok::<(), TransportError>(())
         };
+        let batches = count.div_ceil(batch).max(2);
         // Pages, segments and receive buffers exist after as many as are in flight at once.
-        run(window * 2)?;
+        run(4)?;
         let start = now();
-        // The first `window` turns send without waiting, the last ones only wait.
-        run(count.max(window))?;
-        Ok((count.max(window) * size) as f64 / start.elapsed().as_secs_f64() / 1e9)
+        run(batches)?;
+        Ok((batches * batch * size) as f64 / start.elapsed().as_secs_f64() / 1e9)
     }
 
     /// Microseconds until the other side held each message.

@@ -65,6 +65,9 @@ fn sink(
             stamp.copy_from_slice(&wall().saturating_sub(sent).to_le_bytes());
         }
         drop(bodies);
+        if header.is_empty() {
+            continue;
+        }
         transport.send(source, Message { header, bodies: Vec::new() })?;
     }
     Ok(())

@@ -111,14 +111,18 @@ impl Session {
         let sequence = self.out.number(&mut outgoing);
         let Outgoing { frame, chunks, charge } = outgoing;
         self.address(socket)?;
-        send_shared(socket, frame.into(), Box::new(Arc::clone(&charge)), zmq::DONTWAIT)?;
-        for (index, body) in chunks {
+        // The first chunk travels with the frame: one message, one waking of the other side.
+        let more = if chunks.is_empty() { 0 } else { zmq::SNDMORE };
+        send_shared(socket, frame.into(), Box::new(Arc::clone(&charge)), zmq::DONTWAIT | more)?;
+        for (turn, (index, body)) in chunks.into_iter().enumerate() {
             for offset in (0..body.len()).step_by(CHUNK) {
                 let piece = body.slice(offset..body.len().min(offset + CHUNK));
-                let prefix =
-                    Prefix { kind: Kind::Chunk, count: index, sequence, size: offset as u64 };
-                self.address(socket)?;
-                socket.send(&prefix.bytes()[..], zmq::SNDMORE | zmq::DONTWAIT)?;
+                if (turn, offset) != (0, 0) {
+                    let (kind, size) = (Kind::Chunk, offset as u64);
+                    let prefix = Prefix { kind, count: index, sequence, size };
+                    self.address(socket)?;
+                    socket.send(&prefix.bytes()[..], zmq::SNDMORE | zmq::DONTWAIT)?;
+                }
                 send_shared(socket, piece, Box::new(Arc::clone(&charge)), zmq::DONTWAIT)?;
             }
         }
@@ -136,10 +140,15 @@ impl Session {
     pub(crate) fn receive(&mut self, frame: &[u8], piece: Option<&[u8]>) -> Result<bool, Cause> {
         let (prefix, rest) = Prefix::decode(frame).map_err(broken)?;
         match (prefix.kind, piece) {
-            (Kind::Data, None) => {
+            (Kind::Data, piece) => {
                 // Whatever took the short way with a smaller number is already there.
                 self.read_side()?;
                 self.begin(&prefix, rest)?;
+                if let Some(piece) = piece {
+                    let assembly = self.assembly.as_mut();
+                    assembly.ok_or_else(|| broken("no body lacks bytes"))?.append(piece)?;
+                    self.advance();
+                }
                 self.catch_up()?;
             }
             (Kind::Chunk, Some(piece)) if rest.is_empty() => {
