@@ -1,6 +1,6 @@
 //! Prints what the transport costs on this machine: `cargo run --release -p actors --example transport_bench`.
 //!
-//! The argument is the number of rounds (default 5). The second process is this same program.
+//! The arguments are the number of rounds (default 5) and a part of the names of the cells to run. The second process is this same program.
 
 use std::io::Write;
 
@@ -14,7 +14,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rounds = arguments.first().map_or(Ok(5), |text| text.parse())?;
     let directory = std::env::temp_dir().join(format!("transport-bench-{}", std::process::id()));
     std::fs::create_dir(&directory)?;
-    let plan = Plan { rounds, peer: (std::env::current_exe()?, vec!["peer".to_owned()]), directory: directory.clone() };
+    let only = arguments.get(1).cloned().unwrap_or_default();
+    let plan = Plan {
+        rounds,
+        only,
+        peer: (std::env::current_exe()?, vec!["peer".to_owned()]),
+        directory: directory.clone(),
+    };
     let rows = bench_transport(&plan);
     std::fs::remove_dir_all(&directory)?;
     for row in rows? {

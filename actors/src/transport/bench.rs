@@ -5,8 +5,8 @@
 //!   that both lie in main memory, as tensors do.
 //! - **raw tcp**: `write_all` on a loopback `TcpStream` and `read_exact` into one buffer at the other side.
 //! - **throughput**: messages with one body out of the same sources, as many in flight as fit into 16 MiB but at
-//!   least two; the receiver looks at the first and last byte and drops the body. Counted until the last credit is
-//!   back. Over shared memory this includes the one copy of the sender.
+//!   least two; the receiver looks at the first and last byte and drops the body. Credits
+//!   come back in two batches per window; counted until the last is back. Over shared memory this includes the one copy of the sender.
 //! - **hand-over**: from just before `send` until the receiving thread holds the message, one at a time, by the
 //!   host's clock. *In place*: the body was written into reserved memory before; *copied*: `send` copies it.
 //!
@@ -15,17 +15,19 @@
 
 use std::fmt;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 
+pub use super::bench_sink::bench_peer;
+use super::bench_sink::{failed, wall};
 use super::clock::now;
 use super::hello::{hex, nonce};
-use super::{Address, Inbound, Keys, Message, Options, PeerName, PublicKey, Transport, TransportError};
+use super::{Address, Inbound, Keys, Message, Options, PeerName, Transport, TransportError};
 
 /// Bytes of the sources, and of the destinations of memcpy.
 const POOL: usize = 64_000_000;
@@ -40,6 +42,8 @@ pub struct Plan {
     pub rounds: usize,
     /// The executable of the second process, and the arguments before those for [`bench_peer`].
     pub peer: (PathBuf, Vec<String>),
+    /// Only cells whose name contains this; all when empty.
+    pub only: String,
     /// An empty directory for sockets and keys.
     pub directory: PathBuf,
 }
@@ -65,7 +69,10 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, size, unit, best, median, .. } = self;
         let (first, second) = if *unit == "us" { ("p50", "p99") } else { ("best", "median") };
-        write!(f, "{what:<28} {size:>9} B  {first} {best:>8.2} {unit}  {second} {median:>8.2} {unit}")?;
+        write!(
+            f,
+            "{what:<28} {size:>9} B  {first} {best:>8.2} {unit}  {second} {median:>8.2} {unit}"
+        )?;
         if let Some((against, best, median)) = self.against {
             write!(f, "  = {:.0} % / {:.0} % of {against}", best * 100.0, median * 100.0)?;
         }
@@ -128,10 +135,6 @@ impl Cell {
     fn latency(self) -> bool {
         matches!(self, Self::InPlace(_) | Self::Copied(_))
     }
-}
-
-fn failed(doing: &'static str) -> impl Fn(std::io::Error) -> TransportError {
-    move |source| TransportError::io(doing, "benchmark peer", source)
 }
 
 fn silent() -> TransportError {
@@ -204,28 +207,36 @@ impl Wire {
     fn rate(&self, sources: &Sources, size: usize, total: usize) -> Result<f64, TransportError> {
         let window = (16 * MIB / size).max(2);
         let count = (total / size).max(4);
-        let run = |count: usize| {
-            for turn in 0..count + window {
-                if turn >= window {
+        // Credits return in batches, as consumers give them.
+        let batch = window / 2;
+        let run = |batches: usize| {
+            for turn in 0..batches + 2 {
+                if turn >= 2 {
                     self.reply()?;
                 }
-                if turn < count {
-                    let message = Message { header: vec![b'c'], bodies: vec![sources.body(turn, size)] };
-                    self.transport.send(&self.to, message)?;
+                for index in (0..batch).filter(|_| turn < batches) {
+                    let header = if index + 1 == batch { vec![b'c'] } else { Vec::new() };
+                    let body = sources.body(turn * batch + index, size);
+                    self.transport.send(&self.to, Message { header, bodies: vec![body] })?;
                 }
             }
             Ok::<(), TransportError>(())
         };
+        let batches = count.div_ceil(batch).max(2);
         // Pages, segments and receive buffers exist after as many as are in flight at once.
-        run(window * 2)?;
+        run(4)?;
         let start = now();
-        // The first `window` turns send without waiting, the last ones only wait.
-        run(count.max(window))?;
-        Ok((count.max(window) * size) as f64 / start.elapsed().as_secs_f64() / 1e9)
+        run(batches)?;
+        Ok((batches * batch * size) as f64 / start.elapsed().as_secs_f64() / 1e9)
     }
 
     /// Microseconds until the other side held each message.
-    fn hand_over(&self, sources: &Sources, size: usize, in_place: bool) -> Result<Vec<f64>, TransportError> {
+    fn hand_over(
+        &self,
+        sources: &Sources,
+        size: usize,
+        in_place: bool,
+    ) -> Result<Vec<f64>, TransportError> {
         let count = (256 * MIB / size).clamp(20, 300);
         let mut waits = Vec::with_capacity(count);
         for turn in 0..count + 10 {
@@ -241,18 +252,17 @@ impl Wire {
             header.extend_from_slice(&wall().to_le_bytes());
             self.transport.send(&self.to, Message { header, bodies: vec![body] })?;
             let reply = self.reply()?;
-            let waited = reply.header.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+            let waited = reply
+                .header
+                .get(1..9)
+                .and_then(|bytes| bytes.try_into().ok())
+                .map_or(0, u64::from_le_bytes);
             if turn >= 10 {
                 waits.push(waited as f64 / 1e3);
             }
         }
         Ok(waits)
     }
-}
-
-/// Nanoseconds of the host's clock, the same in both processes.
-fn wall() -> u64 {
-    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64)
 }
 
 struct Sources(Bytes);
@@ -281,7 +291,12 @@ fn memcpy(sources: &Sources, destination: &mut [u8], size: usize, total: usize) 
     (count * size) as f64 / start.elapsed().as_secs_f64() / 1e9
 }
 
-fn raw_tcp(plan: &Plan, sources: &Sources, size: usize, total: usize) -> Result<f64, TransportError> {
+fn raw_tcp(
+    plan: &Plan,
+    sources: &Sources,
+    size: usize,
+    total: usize,
+) -> Result<f64, TransportError> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(failed("listen for"))?;
     let address = listener.local_addr().map_err(failed("listen for"))?.to_string();
     let _peer = Peer::spawn(plan, &["raw", &address, &size.to_string()])?;
@@ -303,16 +318,20 @@ fn raw_tcp(plan: &Plan, sources: &Sources, size: usize, total: usize) -> Result<
 
 /// Measures every cell and compares.
 pub fn bench_transport(plan: &Plan) -> Result<Vec<Row>, TransportError> {
-    let sources = Sources((0..POOL).map(|index| (index * 7 + index / 4096) as u8).collect::<Vec<_>>().into());
+    let sources =
+        Sources((0..POOL).map(|index| (index * 7 + index / 4096) as u8).collect::<Vec<_>>().into());
     let mut destination = vec![1; POOL];
     let shared = Wire::start(plan, "ipc")?;
     let plain = Wire::start(plan, "plain")?;
     let curve = Wire::start(plan, "curve")?;
     let mut figures: Vec<Vec<f64>> = vec![Vec::new(); CELLS.len()];
     for _ in 0..plan.rounds.max(1) {
-        for (cell, figures) in CELLS.iter().zip(&mut figures) {
+        let wanted = |cell: &Cell| cell.name().0.contains(&plan.only);
+        for (cell, figures) in CELLS.iter().zip(&mut figures).filter(|(cell, _)| wanted(cell)) {
             match *cell {
-                Cell::Memcpy(size) => figures.push(memcpy(&sources, &mut destination, size, 1 << 30)),
+                Cell::Memcpy(size) => {
+                    figures.push(memcpy(&sources, &mut destination, size, 1 << 30))
+                }
                 Cell::Raw(size) => figures.push(raw_tcp(plan, &sources, size, 1 << 29)?),
                 Cell::Shared(size) => figures.push(shared.rate(&sources, size, 1 << 30)?),
                 Cell::Plain(size) => figures.push(plain.rate(&sources, size, 1 << 29)?),
@@ -336,8 +355,13 @@ fn at(sorted: &[f64], part: f64) -> f64 {
 fn rows(mut figures: Vec<Vec<f64>>) -> Vec<Row> {
     figures.iter_mut().for_each(|figures| figures.sort_by(f64::total_cmp));
     let figure = |cell: Cell| {
-        let sorted = CELLS.iter().position(|other| *other == cell).map_or(&[][..], |index| &figures[index]);
-        if cell.latency() { (at(sorted, 0.5), at(sorted, 0.99)) } else { (at(sorted, 1.0), at(sorted, 0.5)) }
+        let sorted =
+            CELLS.iter().position(|other| *other == cell).map_or(&[][..], |index| &figures[index]);
+        if cell.latency() {
+            (at(sorted, 0.5), at(sorted, 0.99))
+        } else {
+            (at(sorted, 1.0), at(sorted, 0.5))
+        }
     };
     let row = |cell: &Cell| {
         let ((what, size), (best, median)) = (cell.name(), figure(*cell));
@@ -345,63 +369,14 @@ fn rows(mut figures: Vec<Vec<f64>>) -> Vec<Row> {
             let other = figure(other);
             (name, best / other.0, median / other.1)
         });
-        Row { what: what.to_owned(), size, unit: if cell.latency() { "us" } else { "GB/s" }, best, median, against }
+        Row {
+            what: what.to_owned(),
+            size,
+            unit: if cell.latency() { "us" } else { "GB/s" },
+            best,
+            median,
+            against,
+        }
     };
-    CELLS.iter().map(row).collect()
-}
-
-/// The second process: receives until the first one goes away. Its arguments come from [`bench_transport`].
-pub fn bench_peer(arguments: &[String]) -> Result<(), TransportError> {
-    let refused = || failed("understand the arguments of")(std::io::ErrorKind::InvalidInput.into());
-    match arguments {
-        [what, address, size] if what == "raw" => {
-            raw_sink(address, size.parse().map_err(|_| refused())?).map_err(failed("read at"))
-        }
-        [what, name, address, secret, server, token] if what == "sink" => {
-            let bytes = token.get(..32).ok_or_else(refused)?;
-            let mut options = Options::new(PeerName::new("sink")?, super::hello::unhex(bytes).ok_or_else(refused)?);
-            options.plain_tcp = name == "plain";
-            let mut key = None;
-            if name == "curve" {
-                options.keys = Some(Keys::load(Path::new(secret))?);
-                key = Some(server.parse::<PublicKey>()?);
-            }
-            let (transport, inbound) = Transport::start(options)?;
-            let source = PeerName::new("source")?;
-            transport.connect(&source, &address.parse()?, key)?;
-            sink(&transport, &source, &inbound)
-        }
-        _ => Err(refused()),
-    }
-}
-
-fn sink(transport: &Transport, source: &PeerName, inbound: &Receiver<Inbound>) -> Result<(), TransportError> {
-    for event in inbound {
-        let message = match event {
-            Inbound::Connected { .. } => continue,
-            Inbound::Lost { .. } => return Ok(()),
-            Inbound::Message { message, .. } => message,
-        };
-        let Message { mut header, bodies } = message;
-        for body in &bodies {
-            std::hint::black_box((body.first(), body.last()));
-        }
-        if let Some(stamp) = header.get_mut(1..9) {
-            let sent = <[u8; 8]>::try_from(&*stamp).map_or(0, u64::from_le_bytes);
-            stamp.copy_from_slice(&wall().saturating_sub(sent).to_le_bytes());
-        }
-        drop(bodies);
-        transport.send(source, Message { header, bodies: Vec::new() })?;
-    }
-    Ok(())
-}
-
-fn raw_sink(address: &str, size: usize) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    let mut buffer = vec![0; size];
-    while stream.read_exact(&mut buffer).is_ok() {
-        stream.write_all(&[1])?;
-    }
-    Ok(())
+    CELLS.iter().map(row).filter(|row| !row.best.is_nan()).collect()
 }

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::clock::now;
-use super::engine::{Engine, monitor};
+use super::engine::Engine;
 use super::hello::nonce;
+use super::listen::monitor;
 use super::wire::Kind;
 use super::{Address, Cause, Inbound, PeerName, PublicKey, State};
 
@@ -37,7 +38,7 @@ impl Engine {
             self.end(id, Cause::Replaced);
         }
         if !self.current.contains_key(&peer) {
-            self.inner.set_state(&peer, State::Waiting);
+            self.inner.set_waiting(&peer);
         }
         let time = now();
         let dialer = Dialer {

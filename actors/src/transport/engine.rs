@@ -1,22 +1,22 @@
 //! The IO thread: one poll over every socket, and what each of them leads to.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::assembly::broken;
 use super::buffers::Buffers;
 use super::clock::now;
 use super::dial::Dialer;
+use super::listen::Router;
 use super::place::{self, Charge, Outgoing};
+use super::poll::{Parts, Ready, receive};
 use super::pool::Pool;
-use super::session::{Session, Step, Via};
-use super::side::{self, Listener, Side};
-use super::sockets::{ROOM, Settings};
+use super::session::{Means, Session, Via};
+use super::side::Side;
+use super::sockets::{ROOM, Settings, keep_memory};
 use super::wire::{CHUNK, INLINE, Kind};
 use super::{
     Address, Cause, Command, Inbound, Inner, Message, Options, PeerName, State, TransportError, zap,
@@ -29,24 +29,14 @@ const GRACE: Duration = Duration::from_millis(150);
 /// Time for queued messages to leave at shutdown, milliseconds.
 const LINGER_MS: i32 = 2000;
 
-/// A listening socket.
-pub(crate) struct Router {
-    pub(crate) address: Address,
-    pub(crate) socket: zmq::Socket,
-    monitor: zmq::Socket,
-    pub(crate) side: Option<Listener>,
-    /// Sessions by what the socket calls their connection.
-    pub(crate) routes: BTreeMap<Vec<u8>, u64>,
-}
-
 pub(crate) struct Engine {
     pub(crate) inner: Arc<Inner>,
-    orders: Receiver<Command>,
+    pub(crate) orders: Receiver<Command>,
     inbound: Sender<Inbound>,
     pub(crate) context: zmq::Context,
     pub(crate) settings: Settings,
-    zap: zmq::Socket,
-    buffers: Arc<Buffers>,
+    pub(crate) zap: zmq::Socket,
+    pub(crate) means: Means,
     pub(crate) routers: Vec<Router>,
     pub(crate) dialers: BTreeMap<PeerName, Dialer>,
     pub(crate) sessions: BTreeMap<u64, Session>,
@@ -61,77 +51,6 @@ pub(crate) struct Engine {
     ticked: Instant,
     beaten: Instant,
     beats: u64,
-}
-
-/// Which socket is ready.
-enum Ready {
-    Zap,
-    Router(usize),
-    RouterMonitor(usize),
-    Listener(usize),
-    Dialer(PeerName),
-    DialerMonitor(PeerName),
-    Side(u64),
-    Strangers,
-}
-
-/// The frames of one received ZeroMQ message.
-struct Parts {
-    identity: Vec<u8>,
-    frame: zmq::Message,
-    piece: Option<zmq::Message>,
-    extra: bool,
-}
-
-/// Watches a socket for closed connections and failed handshakes.
-pub(crate) fn monitor(
-    context: &zmq::Context,
-    socket: &zmq::Socket,
-    name: &str,
-) -> zmq::Result<zmq::Socket> {
-    const EVENTS: u32 = zmq_sys::ZMQ_EVENT_DISCONNECTED
-        | zmq_sys::ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL
-        | zmq_sys::ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL
-        | zmq_sys::ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
-    let endpoint = format!("inproc://monitor-{name}");
-    socket.monitor(&endpoint, EVENTS as i32)?;
-    let watcher = context.socket(zmq::PAIR)?;
-    watcher.set_linger(0)?;
-    watcher.connect(&endpoint)?;
-    Ok(watcher)
-}
-
-fn receive(socket: &zmq::Socket, routed: bool) -> Option<Parts> {
-    let mut next = socket.recv_msg(zmq::DONTWAIT).ok()?;
-    let mut more = next.get_more();
-    let mut identity = Vec::new();
-    if routed {
-        identity = next.to_vec();
-        next = if more { socket.recv_msg(zmq::DONTWAIT).ok()? } else { zmq::Message::new() };
-        more = next.get_more();
-    }
-    let mut parts = Parts { identity, frame: next, piece: None, extra: false };
-    while more {
-        let part = socket.recv_msg(zmq::DONTWAIT).ok()?;
-        more = part.get_more();
-        parts.extra |= parts.piece.is_some();
-        parts.piece = Some(part);
-    }
-    Some(parts)
-}
-
-/// Makes the directory of an ipc socket, or checks that only this user may enter it.
-fn private_directory(path: &Path) -> Result<(), TransportError> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(|source| TransportError::io("make", directory, source))?;
-    let metadata =
-        directory.metadata().map_err(|source| TransportError::io("read", directory, source))?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(TransportError::DirectoryOpen { path: directory.into(), mode });
-    }
-    Ok(())
 }
 
 impl Engine {
@@ -149,13 +68,14 @@ impl Engine {
             keys: options.keys.clone(),
             plain_tcp: options.plain_tcp,
         };
+        keep_memory();
         let context = zmq::Context::new();
         let generation =
             SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64);
         let started = now();
         let mut engine = Self {
             zap: zap::bind(&context)?,
-            buffers: Buffers::new(limits.held),
+            means: Means { limits: limits.clone(), buffers: Buffers::new(limits.held) },
             orders,
             inbound,
             context,
@@ -186,35 +106,6 @@ impl Engine {
         &self.inner.options
     }
 
-    fn listen(&mut self, address: &Address) -> Result<(), TransportError> {
-        let mut listener = None;
-        if let Address::Ipc { path } = address {
-            private_directory(path)?;
-            let side = side::path(path);
-            listener = Some(
-                Listener::bind(&side).map_err(|source| TransportError::io("bind", side, source))?,
-            );
-        }
-        let socket = self.settings.listen(&self.context, address)?;
-        let watched = monitor(&self.context, &socket, &format!("router-{}", self.routers.len()));
-        let monitor = watched.map_err(TransportError::zmq("watch a socket"))?;
-        let mut bound = address.clone();
-        if let (Address::Tcp { port, .. }, Ok(Ok(endpoint))) =
-            (&mut bound, socket.get_last_endpoint())
-        {
-            let chosen = endpoint.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-            *port = chosen.unwrap_or(*port);
-        }
-        self.routers.push(Router {
-            address: bound,
-            socket,
-            monitor,
-            side: listener,
-            routes: BTreeMap::new(),
-        });
-        Ok(())
-    }
-
     /// Runs until it is told to stop.
     pub(crate) fn run(mut self) {
         loop {
@@ -239,49 +130,7 @@ impl Engine {
         }
     }
 
-    fn wait(&self) -> zmq::Result<Vec<Ready>> {
-        let fd = |fd: &dyn AsRawFd| zmq::PollItem::from_fd(fd.as_raw_fd(), zmq::POLLIN);
-        let mut items = vec![fd(&self.inner.wake), self.zap.as_poll_item(zmq::POLLIN)];
-        let mut tokens = vec![None, Some(Ready::Zap)];
-        let mut add = |item, token| {
-            items.push(item);
-            tokens.push(Some(token));
-        };
-        for (index, router) in self.routers.iter().enumerate() {
-            add(router.socket.as_poll_item(zmq::POLLIN), Ready::Router(index));
-            add(router.monitor.as_poll_item(zmq::POLLIN), Ready::RouterMonitor(index));
-            if let Some(listener) = &router.side {
-                add(fd(listener), Ready::Listener(index));
-            }
-        }
-        for (peer, dialer) in &self.dialers {
-            if let Some((connected, monitor)) = &dialer.sockets {
-                add(connected.as_poll_item(zmq::POLLIN), Ready::Dialer(peer.clone()));
-                add(monitor.as_poll_item(zmq::POLLIN), Ready::DialerMonitor(peer.clone()));
-            }
-        }
-        for (id, session) in &self.sessions {
-            if let Some(side) = &session.side {
-                add(fd(side), Ready::Side(*id));
-            }
-        }
-        for (side, _) in &self.strangers {
-            add(fd(side), Ready::Strangers);
-        }
-        self.inner.wake.sleeping();
-        let timeout = if self.orders.is_empty() { self.pause().as_millis() as i64 } else { 0 };
-        let polled = zmq::poll(&mut items, timeout);
-        self.inner.wake.awake();
-        if let Err(error) = polled
-            && error != zmq::Error::EINTR
-        {
-            return Err(error);
-        }
-        let ready = items.iter().map(|item| !item.get_revents().is_empty());
-        Ok(ready.zip(tokens).filter_map(|(ready, token)| token.filter(|_| ready)).collect())
-    }
-
-    fn pause(&self) -> Duration {
+    pub(crate) fn pause(&self) -> Duration {
         (self.settings.heartbeat.interval / 4)
             .clamp(Duration::from_millis(5), Duration::from_millis(50))
     }
@@ -377,13 +226,13 @@ impl Engine {
     }
 
     fn serve_side(&mut self, id: u64) {
-        let limits = self.options().limits.clone();
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        match session.read_side(&limits) {
-            Ok(true) => self.end_soon(id, Cause::Disconnected),
-            Ok(false) => {}
-            Err(cause) => self.end(id, cause),
+        session.heard = now();
+        let read = session.read_side();
+        if read == Ok(true) {
+            self.end_soon(id, Cause::Disconnected);
         }
+        self.stepped(id, read.map(|_| None));
     }
 
     /// Takes a message that belongs to a session.
@@ -397,23 +246,27 @@ impl Engine {
             self.accept_sides(index);
         }
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        let limits = &self.inner.options.limits;
         let step = match parts.extra {
-            true => {
-                Err(Cause::Protocol { reason: "a message has more than two frames".to_owned() })
-            }
-            false => session.receive(&parts.frame, parts.piece.as_deref(), limits, &self.buffers),
+            true => Err(broken("a message has more than two frames")),
+            false => session.receive(&parts.frame, parts.piece.as_deref()),
         };
+        self.stepped(id, step.map(|bye| bye.then_some(Cause::Closed)));
+    }
+
+    /// Reports what a session has completed, and ends it if it has to.
+    fn stepped(&mut self, id: u64, step: Result<Option<Cause>, Cause>) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let ready = std::mem::take(&mut session.ready);
+        let (peer, via) = (session.peer.clone(), session.via.clone());
+        for message in ready {
+            self.report(Inbound::Message { peer: peer.clone(), message });
+        }
         match step {
-            Ok(Step::Nothing) => {}
-            Ok(Step::Message(message)) => {
-                let peer = session.peer.clone();
-                self.report(Inbound::Message { peer, message });
-            }
-            Ok(Step::Bye) => self.end(id, Cause::Closed),
+            Ok(None) => {}
+            Ok(Some(cause)) => self.end(id, cause),
             Err(cause) => {
-                tracing::warn!(peer = %session.peer, %cause, "a session is cut");
-                if let Via::Router { index, identity } = session.via.clone() {
+                tracing::warn!(%peer, %cause, "a session is cut");
+                if let Via::Router { index, identity } = via {
                     self.refuse(index, &identity, &cause.to_string());
                 }
                 self.end(id, cause);

@@ -137,7 +137,13 @@ impl Engine {
             return tracing::debug!(%error, %peer, "a peer left before its welcome");
         }
         let via = Via::Router { index, identity: identity.clone() };
-        let mut session = Session::new(peer, via, unhex(&hello.nonce).unwrap_or_default(), now());
+        let mut session = Session::new(
+            peer,
+            via,
+            unhex(&hello.nonce).unwrap_or_default(),
+            self.means.clone(),
+            now(),
+        );
         session.shares = ipc && hello.capabilities.iter().any(|name| name == "shm");
         let id = self.open(session, hello);
         self.routers[index].routes.insert(identity, id);
@@ -152,7 +158,13 @@ impl Engine {
             Ok((Kind::Welcome, hello))
                 if hello.name == peer.as_str() && hello.generation == dialer.generation =>
             {
-                let mut session = Session::new(peer.clone(), Via::Dialer, dialer.nonce, now());
+                let mut session = Session::new(
+                    peer.clone(),
+                    Via::Dialer,
+                    dialer.nonce,
+                    self.means.clone(),
+                    now(),
+                );
                 session.shares = hello.capabilities.iter().any(|name| name == "shm");
                 dialer.refused = None;
                 let address = dialer.address.clone();
@@ -178,10 +190,14 @@ impl Engine {
     }
 
     /// Opens a session, replacing an older one with the same peer.
-    fn open(&mut self, session: Session, hello: &Hello) -> u64 {
+    fn open(&mut self, mut session: Session, hello: &Hello) -> u64 {
         let peer = session.peer.clone();
         if let Some(old) = self.current.get(&peer).copied() {
             self.end(old, Cause::Replaced);
+        }
+        if let Some(State::Waiting { out }) = self.inner.state(&peer) {
+            // Messages that wait are counted there.
+            session.out = out;
         }
         self.next_session += 1;
         let id = self.next_session;
@@ -202,7 +218,9 @@ impl Engine {
         let Some(session) = self.sessions.get(&id) else { return };
         let peer = session.peer.clone();
         let pool = self.pool(id);
-        self.inner.set_state(&peer, State::Live { session: id, pool });
+        let Some(session) = self.sessions.get(&id) else { return };
+        let out = Arc::clone(&session.out);
+        self.inner.set_state(&peer, State::Live { session: id, out, pool });
         for (message, charge) in self.early.remove(&peer).unwrap_or_default() {
             self.send_early(id, &message, charge);
         }
@@ -213,7 +231,9 @@ impl Engine {
         if let Some(pool) = self.pools.get(&id) {
             return Some(Arc::clone(pool));
         }
-        let side = self.sessions.get(&id)?.side.as_ref()?.try_clone().ok()?;
+        let session = self.sessions.get(&id)?;
+        let side = session.side.as_ref()?.try_clone().ok()?;
+        session.out.open(session.side.as_ref()?.try_clone().ok()?);
         let theirs = self.shared_limit.get(&id).copied().unwrap_or(0);
         let limit = self.options().limits.shared.min(theirs);
         let pool =

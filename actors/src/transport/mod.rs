@@ -23,16 +23,23 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 
 mod address;
+mod assembly;
 pub mod bench;
+mod bench_sink;
 mod buffers;
 mod clock;
 mod dial;
 mod engine;
 mod error;
 mod hello;
+#[cfg(test)]
+mod hostile;
 mod keys;
+mod listen;
 mod options;
+mod out;
 mod place;
+mod poll;
 mod pool;
 mod session;
 mod shared;
@@ -51,6 +58,7 @@ pub use options::{Heartbeat, Limits, Options};
 pub use place::Reserved;
 
 use buffers::Buffers;
+use out::Out;
 use place::{Charge, Memory, Outgoing};
 use pool::Pool;
 use wake::Wake;
@@ -120,9 +128,9 @@ pub(crate) struct Inner {
 #[derive(Clone)]
 pub(crate) enum State {
     /// Connecting for the first time: messages wait.
-    Waiting,
+    Waiting { out: Arc<Out> },
     /// A session is open.
-    Live { session: u64, pool: Option<Arc<Pool>> },
+    Live { session: u64, out: Arc<Out>, pool: Option<Arc<Pool>> },
     /// The last session ended.
     Lost { why: Cause },
 }
@@ -156,12 +164,20 @@ impl Inner {
         self.allow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state(&self, peer: &PeerName) -> Option<State> {
+    pub(crate) fn state(&self, peer: &PeerName) -> Option<State> {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).get(peer).cloned()
     }
 
     pub(crate) fn set_state(&self, peer: &PeerName, state: State) {
         self.peers.write().unwrap_or_else(PoisonError::into_inner).insert(peer.clone(), state);
+    }
+
+    /// Lets messages for a peer wait, in the queue that may already be there.
+    pub(crate) fn set_waiting(&self, peer: &PeerName) {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(peers.get(peer), Some(State::Waiting { .. })) {
+            peers.insert(peer.clone(), State::Waiting { out: Arc::default() });
+        }
     }
 
     fn command(&self, command: Command) -> Result<(), TransportError> {
@@ -233,7 +249,7 @@ impl Transport {
         if !open && (self.inner.options.keys.is_none() || server_key.is_none()) {
             return Err(TransportError::KeysMissing { address: address.clone() });
         }
-        self.inner.set_state(peer, State::Waiting);
+        self.inner.set_waiting(peer);
         self.inner.command(Command::Connect {
             peer: peer.clone(),
             address: address.clone(),
@@ -244,23 +260,27 @@ impl Transport {
     /// Queues a message. Never waits for the peer; copies large bodies into shared memory where there is some.
     pub fn send(&self, to: &PeerName, message: Message) -> Result<(), TransportError> {
         self.inner.check(to, &message)?;
-        let state =
-            self.inner.state(to).ok_or_else(|| TransportError::Unknown { peer: to.clone() })?;
-        if let State::Lost { why } = state {
-            return Err(TransportError::Lost { peer: to.clone(), why });
-        }
         let limit = self.inner.options.limits.queued;
         // Records and prefix are small beside the smallest limit that makes sense.
         let len = message.len() + 64 * (message.bodies.len() + 1);
         let full = |queued| TransportError::QueueFull { peer: to.clone(), queued, len, limit };
-        let charge = Charge::take(&self.inner.queued, len, limit).map_err(full)?;
+        let charge = || Charge::take(&self.inner.queued, len, limit).map_err(full);
         let peer = to.clone();
-        self.inner.command(match state {
-            State::Live { session, pool } => {
-                Command::Placed { session, outgoing: place::place(&message, pool.as_ref(), charge) }
+        match self.inner.state(to) {
+            None => Err(TransportError::Unknown { peer }),
+            Some(State::Lost { why }) => Err(TransportError::Lost { peer, why }),
+            Some(State::Waiting { out }) => {
+                let charge = charge()?;
+                out.wait();
+                self.inner.command(Command::Early { peer, message, charge })
             }
-            _ => Command::Early { peer, message, charge },
-        })
+            Some(State::Live { session, out, pool }) => {
+                match out.direct(place::place(&message, pool.as_ref(), charge()?)) {
+                    Some(outgoing) => self.inner.command(Command::Placed { session, outgoing }),
+                    None => Ok(()),
+                }
+            }
+        }
     }
 
     /// Memory for a body of `len` bytes that will be sent to this peer, in shared memory where there is some.

@@ -1,5 +1,7 @@
 //! Round trips between transports of one process, and between two processes.
 
+use std::io::{BufRead, Write};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -7,48 +9,48 @@ use proptest::prelude::*;
 
 use super::*;
 
-const TOKEN: [u8; 16] = [7; 16];
+pub(super) const TOKEN: [u8; 16] = [7; 16];
 /// Far above what any step takes, so that a busy machine fails no test.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-fn name(text: &str) -> PeerName {
+pub(super) fn name(text: &str) -> PeerName {
     PeerName::new(text).unwrap()
 }
 
-fn ipc(directory: &tempfile::TempDir) -> Address {
+pub(super) fn ipc(directory: &tempfile::TempDir) -> Address {
     Address::Ipc { path: directory.path().join("ipc/s") }
 }
 
-fn loopback() -> Address {
+pub(super) fn loopback() -> Address {
     Address::Tcp { host: "127.0.0.1".into(), port: 0 }
 }
 
-struct Side {
-    transport: Transport,
-    inbound: Receiver<Inbound>,
+pub(super) struct Side {
+    pub(super) transport: Transport,
+    pub(super) inbound: Receiver<Inbound>,
 }
 
 impl Side {
-    fn start(options: Options) -> Self {
+    pub(super) fn start(options: Options) -> Self {
         let (transport, inbound) = Transport::start(options).unwrap();
         Self { transport, inbound }
     }
 
-    fn connected(&self) -> PeerName {
+    pub(super) fn connected(&self) -> PeerName {
         match self.inbound.recv_timeout(PATIENCE).unwrap() {
             Inbound::Connected { peer, .. } => peer,
             other => panic!("{other:?}"),
         }
     }
 
-    fn message(&self) -> Message {
+    pub(super) fn message(&self) -> Message {
         match self.inbound.recv_timeout(PATIENCE).unwrap() {
             Inbound::Message { message, .. } => message,
             other => panic!("{other:?}"),
         }
     }
 
-    fn lost(&self) -> Cause {
+    pub(super) fn lost(&self) -> Cause {
         match self.inbound.recv_timeout(PATIENCE).unwrap() {
             Inbound::Lost { why, .. } => why,
             other => panic!("{other:?}"),
@@ -56,12 +58,12 @@ impl Side {
     }
 }
 
-fn options(me: &str) -> Options {
+pub(super) fn options(me: &str) -> Options {
     Options::new(name(me), TOKEN)
 }
 
 /// Two connected transports: the first listens.
-fn ipc_pair(change: impl Fn(&mut Options)) -> (Side, Side, tempfile::TempDir) {
+pub(super) fn ipc_pair(change: impl Fn(&mut Options)) -> (Side, Side, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let (mut here, mut there) = (options("here"), options("there"));
     here.bind = vec![ipc(&directory)];
@@ -74,7 +76,7 @@ fn ipc_pair(change: impl Fn(&mut Options)) -> (Side, Side, tempfile::TempDir) {
     (here, there, directory)
 }
 
-fn tcp_pair() -> (Side, Side) {
+pub(super) fn tcp_pair() -> (Side, Side) {
     let (mut here, mut there) = (options("here"), options("there"));
     let (first, second) = (Keys::generate().unwrap(), Keys::generate().unwrap());
     let server = first.public();
@@ -93,7 +95,7 @@ fn body(len: usize, seed: usize) -> Bytes {
     (0..len).map(|index| (index * 31 + index / 251 + seed) as u8).collect::<Vec<_>>().into()
 }
 
-fn message(sizes: &[usize]) -> Message {
+pub(super) fn message(sizes: &[usize]) -> Message {
     let bodies = sizes.iter().enumerate().map(|(seed, len)| body(*len, seed)).collect();
     Message { header: format!("{sizes:?}").into_bytes(), bodies }
 }
@@ -106,13 +108,13 @@ fn wait_for_memory(side: &Side, peer: &PeerName) {
     }
 }
 
-fn there_and_back(here: &Side, there: &Side, message: &Message) {
+pub(super) fn there_and_back(here: &Side, there: &Side, message: &Message) {
     there.transport.send(&name("here"), message.clone()).unwrap();
     let got = here.message();
     assert!(got == *message, "changed on the way");
     let aligned = |body: &Bytes| body.is_empty() || body.as_ptr().align_offset(64) == 0;
     assert!(got.bodies.iter().all(aligned));
-    here.transport.send(&name("there"), got).unwrap();
+    here.transport.send(&there.transport.inner.options.me, got).unwrap();
     assert!(there.message() == *message, "changed on the way back");
 }
 
@@ -154,4 +156,224 @@ proptest! {
             there_and_back(&tcp.0, &tcp.1, &message(sizes));
         }
     }
+}
+
+#[test]
+fn the_order_holds_whatever_way_each_message_travels() {
+    let (here, there, _directory) = ipc_pair(|options| options.limits.shared = 4 << 20);
+    wait_for_memory(&there, &name("here"));
+    let sizes = [0, 100, 1 << 20, 20_000, 3 << 20, 1 << 20];
+    let count = 60;
+    for turn in 0..count {
+        let sent = Message { header: vec![turn as u8], bodies: vec![body(sizes[turn % 6], turn)] };
+        there.transport.send(&name("here"), sent).unwrap();
+    }
+    // Held, so that the memory is full and bodies go as chunks between others that are shared.
+    let got: Vec<_> = (0..count).map(|_| here.message()).collect();
+    for (turn, message) in got.iter().enumerate() {
+        assert_eq!(message.header, [turn as u8]);
+        assert!(message.bodies[0] == body(sizes[turn % 6], turn), "body {turn}");
+    }
+    drop(got);
+    there_and_back(&here, &there, &message(&[3 << 20]));
+}
+
+#[test]
+fn threads_that_send_at_once_keep_their_own_order() {
+    let (here, there, _directory) = ipc_pair(|_| {});
+    let (threads, count) = (4, 200);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let transport = &there.transport;
+            scope.spawn(move || {
+                for turn in 0..count {
+                    let bodies = vec![body(turn % 3 * 20_000, turn)];
+                    let header = vec![thread as u8, turn as u8];
+                    transport.send(&name("here"), Message { header, bodies }).unwrap();
+                }
+            });
+        }
+        let mut next = vec![0; threads];
+        for _ in 0..threads * count {
+            let message = here.message();
+            let (thread, turn) = (message.header[0] as usize, usize::from(message.header[1]));
+            assert_eq!(turn, next[thread]);
+            assert!(message.bodies[0] == body(turn % 3 * 20_000, turn));
+            next[thread] += 1;
+        }
+    });
+}
+
+#[test]
+fn a_body_written_in_place_is_sent_and_its_memory_used_again() {
+    let (here, there, _directory) = ipc_pair(|_| {});
+    wait_for_memory(&there, &name("here"));
+    let mut addresses = std::collections::BTreeSet::new();
+    for turn in 0..20 {
+        let mut reserved = there.transport.reserve(&name("here"), 1 << 20).unwrap();
+        addresses.insert(reserved.as_ptr() as usize);
+        reserved.fill(turn);
+        let sent = Message { header: Vec::new(), bodies: vec![reserved.freeze()] };
+        there.transport.send(&name("here"), sent).unwrap();
+        assert!(here.message().bodies[0].iter().all(|byte| *byte == turn));
+    }
+    assert!(addresses.len() < 3, "{} places for one body at a time", addresses.len());
+}
+
+#[test]
+fn messages_sent_before_the_peer_listens_arrive_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let there = Side::start(options("there"));
+    there.transport.connect(&name("here"), &ipc(&directory), None).unwrap();
+    for turn in 0..3 {
+        there
+            .transport
+            .send(&name("here"), Message { header: vec![turn], bodies: vec![body(1 << 20, 0)] })
+            .unwrap();
+    }
+    let mut late = options("here");
+    late.bind = vec![ipc(&directory)];
+    let here = Side::start(late);
+    assert_eq!(here.connected(), name("there"));
+    for turn in 0..3 {
+        assert_eq!(here.message().header, [turn]);
+    }
+}
+
+#[test]
+fn what_cannot_be_sent_is_an_error_that_names_the_peer() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut small = options("there");
+    small.limits = Limits {
+        header: 10,
+        bodies: 2,
+        body: 1000,
+        message: 1500,
+        queued: 3000,
+        ..Limits::default()
+    };
+    let there = Side::start(small);
+    let send =
+        |message| there.transport.send(&name("here"), message).map_err(|error| error.to_string());
+    assert!(send(message(&[])).unwrap_err().contains("`here` is unknown"));
+    there.transport.connect(&name("here"), &ipc(&directory), None).unwrap();
+    let cases: [(usize, &[usize], &str); 4] = [
+        (11, &[], "header"),
+        (1, &[1, 1, 1], "bodies"),
+        (1, &[1001], "body"),
+        (1, &[800, 800], "message"),
+    ];
+    for (header, sizes, part) in cases {
+        let error = send(Message { header: vec![0; header], ..message(sizes) }).unwrap_err();
+        assert!(error.starts_with(part) && error.contains("`here`"), "{error}");
+    }
+    let large = Message { header: Vec::new(), bodies: vec![body(1000, 0)] };
+    let refused = (0..9).find_map(|_| send(large.clone()).err()).expect("nobody takes them");
+    assert!(refused.contains("are queued") && refused.contains("`here`"), "{refused}");
+}
+
+#[test]
+fn a_tcp_address_without_keys_is_an_error_with_the_remedy() {
+    let mut bare = options("here");
+    bare.bind = vec![loopback()];
+    let error = Transport::start(bare).err().unwrap().to_string();
+    assert!(error.contains("make them with `playhouse keys`"), "{error}");
+    let there = Side::start(options("there"));
+    assert!(there.transport.connect(&name("here"), &loopback(), None).is_err());
+}
+
+#[test]
+fn a_newer_session_of_the_same_peer_replaces_the_older() {
+    let (here, there, _directory) = ipc_pair(|_| {});
+    let twin = Side::start(options("there"));
+    twin.transport.connect(&name("here"), &here.transport.addresses()[0], None).unwrap();
+    assert_eq!(here.lost(), Cause::Replaced);
+    assert_eq!(here.connected(), name("there"));
+    twin.connected();
+    drop(there);
+    there_and_back(&here, &twin, &message(&[1 << 20]));
+}
+
+#[test]
+fn a_peer_that_shuts_down_or_is_forgotten_is_lost_for_that_reason() {
+    let (here, there, _directory) = ipc_pair(|_| {});
+    there.transport.send(&name("here"), message(&[2 << 20])).unwrap();
+    there.transport.shutdown();
+    assert!(here.message() == message(&[2 << 20]), "sent before the end");
+    assert_eq!(here.lost(), Cause::Closed);
+    let error = here.transport.send(&name("there"), message(&[])).unwrap_err().to_string();
+    assert!(error.contains("`there` is lost: it shut down"), "{error}");
+    let (here, there, _directory) = ipc_pair(|_| {});
+    here.transport.forget(&name("there")).unwrap();
+    assert_eq!((here.lost(), there.lost()), (Cause::Forgotten, Cause::Closed));
+}
+
+/// The second process of the tests below; reads the address from its input.
+#[test]
+#[ignore = "run by other tests"]
+fn second_process() {
+    let mut address = String::new();
+    std::io::stdin().lock().read_line(&mut address).unwrap();
+    let there = Side::start(options("there"));
+    there.transport.connect(&name("here"), &address.trim().parse().unwrap(), None).unwrap();
+    while let Ok(event) = there.inbound.recv() {
+        if let Inbound::Message { message, .. } = event {
+            there.transport.send(&name("here"), message).unwrap();
+        }
+    }
+}
+
+struct Process(Child);
+
+impl Process {
+    fn start(address: &Address) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "transport::tests::second_process", "--ignored", "--nocapture"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        writeln!(child.stdin.as_mut().unwrap(), "{address}").unwrap();
+        Self(child)
+    }
+
+    fn signal(&self, number: &str) {
+        assert!(
+            Command::new("kill")
+                .args([number, &self.0.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_second_process_echoes_and_is_lost_when_it_is_killed_or_frozen() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut first = options("here");
+    first.bind = vec![ipc(&directory)];
+    let here = Side::start(first);
+    let address = here.transport.addresses().remove(0);
+    let process = Process::start(&address);
+    here.connected();
+    wait_for_memory(&here, &name("there"));
+    for sizes in SIZES {
+        here.transport.send(&name("there"), message(sizes)).unwrap();
+        assert!(here.message() == message(sizes));
+    }
+    process.signal("-STOP");
+    assert!(matches!(here.lost(), Cause::Silent { .. }));
+    process.signal("-CONT");
+    here.connected();
+    process.signal("-KILL");
+    assert_eq!(here.lost(), Cause::Disconnected);
+    let _again = Process::start(&address);
+    here.connected();
+    here.transport.send(&name("there"), message(&[1 << 20])).unwrap();
+    assert!(here.message() == message(&[1 << 20]));
 }

@@ -13,7 +13,13 @@
 //!
 //! A hello carries a MessagePack map ([`Hello`]). Data carries `count` records of 40 bytes ([`Record`]), the
 //! header, then the inline bodies one after the other. Chunked bodies follow in order, each chunk a message of
-//! two frames: this one, and at most [`CHUNK`] bytes. Decoding takes no memory before every length is checked.
+//! two frames: this one, and at most [`CHUNK`] bytes; the very first chunk may be the second frame of the data message.
+//!
+//! Who lists `shm` in the hello to an ipc address opens the side socket (`side.rs`). It carries segments, and data
+//! frames of at most 32 KiB without chunks, in the same sequence as those that come by ZeroMQ: a reader takes
+//! messages by number. Without `shm` everything comes by ZeroMQ.
+//!
+//! Decoding takes no memory before every length is checked.
 
 use serde::{Deserialize, Serialize};
 
