@@ -23,6 +23,9 @@ enum What {
         /// Rounds; every cell is measured once in each
         #[arg(long, default_value_t = 5)]
         rounds: usize,
+        /// Only cells whose name holds this
+        #[arg(long, default_value = "")]
+        only: String,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -62,7 +65,7 @@ enum What {
 /// Measures and prints, ratios first.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.what {
-        What::Transport { rounds, json } => transport(*rounds, *json)?,
+        What::Transport { rounds, only, json } => transport(*rounds, only, *json)?,
         What::Step { file, overrides, stage, rounds, steps, python, json } => {
             let checked = match read::experiment(file, overrides)? {
                 Ok(checked) => checked,
@@ -80,13 +83,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn transport(rounds: usize, json: bool) -> anyhow::Result<()> {
+fn transport(rounds: usize, only: &str, json: bool) -> anyhow::Result<()> {
     let name = format!("playhouse-bench-{}", std::process::id());
     let directory = std::env::temp_dir().join(name);
     std::fs::create_dir(&directory).context("cannot make a folder for sockets")?;
     let program = std::env::current_exe().context("cannot find this program")?;
     let peer = (program, vec!["bench".to_owned(), "peer".to_owned()]);
-    let rows = bench_transport(&Plan { rounds: rounds.max(1), peer, directory: directory.clone() });
+    let rows = bench_transport(&Plan {
+        rounds: rounds.max(1),
+        peer,
+        only: only.to_owned(),
+        directory: directory.clone(),
+    });
     std::fs::remove_dir_all(&directory).context("cannot remove the folder for sockets")?;
     let mut rows = rows?;
     rows.sort_by_key(|row| row.against.is_none());

@@ -44,6 +44,9 @@ struct Shapes {
     /// Appearance classes; at most 24
     #[arg(long, default_value_t = Options::default().appearances)]
     appearances: usize,
+    /// Leave out textures, patterned backgrounds and still dots
+    #[arg(long)]
+    plain: bool,
     /// Equal seeds give equal files
     #[arg(long, default_value_t = Options::default().seed)]
     seed: u64,
@@ -61,6 +64,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         motions: shapes.motions,
         appearances: shapes.appearances,
         seed: shapes.seed,
+        clutter: !shapes.plain,
         ..Options::default()
     };
     let terminal = stderr().is_terminal();

@@ -47,20 +47,24 @@ pub struct Config {
     pub seed: u64,
     /// A permutation per epoch, or ascending numbers.
     pub shuffle: bool,
+    /// Textures, patterned backgrounds and still dots.
+    pub clutter: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let Options { train, size, frames, motions, appearances, seed, .. } = Options::default();
         let (batch, split, shuffle) = (8, "train".to_owned(), true);
-        Self { batch, clips: train, split, size, frames, motions, appearances, seed, shuffle }
+        let clutter = true;
+        let clips = train;
+        Self { batch, clips, split, size, frames, motions, appearances, seed, shuffle, clutter }
     }
 }
 
 impl Config {
     fn options(&self) -> Options {
-        let Self { size, frames, motions, appearances, seed, .. } = *self;
-        Options { size, frames, motions, appearances, seed, ..Options::default() }
+        let Self { size, frames, motions, appearances, seed, clutter, .. } = *self;
+        Options { size, frames, motions, appearances, seed, clutter, ..Options::default() }
     }
 
     /// The clip numbers of a microbatch.

@@ -56,6 +56,8 @@ pub struct Options {
     pub sound: bool,
     /// Whether `manifest.jsonl` holds a mask per frame.
     pub masks: bool,
+    /// Whether there are textures, patterned backgrounds and still dots, which no label tells.
+    pub clutter: bool,
 }
 
 impl Default for Options {
@@ -72,6 +74,7 @@ impl Default for Options {
             seed: 0,
             sound: true,
             masks: true,
+            clutter: true,
         }
     }
 }

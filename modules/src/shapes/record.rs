@@ -65,6 +65,7 @@ pub(crate) fn make(options: &Options, split: &str, number: usize) -> (Record, Fi
         root.with("labels").with_number((number / block) as u64).rng().permutation(block)
             [number % block];
     let look = Appearance::draw(combination % options.appearances, &mut key.with("look").rng());
+    let look = if options.clutter { look } else { look.without_clutter() };
     let motion = combination / options.appearances;
     if split == "untrimmed" {
         return untrimmed(options, number, &look, &key);

@@ -91,6 +91,11 @@ impl Appearance {
         }
     }
 
+    /// The same look in front of a plain background, without texture and still dots.
+    pub fn without_clutter(self) -> Self {
+        Self { texture: 0, background: 0, dots: Vec::new(), ..self }
+    }
+
     /// The name of its class, such as `red star`.
     pub fn name(&self) -> String {
         format!("{} {}", COLOURS[self.colour].0, SHAPES[self.shape])
