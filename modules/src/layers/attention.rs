@@ -12,6 +12,10 @@ use crate::init::Init;
 
 /// Attention of `[B, heads, N, d]` with scale `1 / sqrt(d)`, without attention maps.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "tch")]
+    if matches!(q.device().as_dispatch(), burn::backend::DispatchDevice::LibTorch(_)) {
+        return super::sdpa::attend(q, k, v);
+    }
     attention_ops::attend(q, k, v)
 }
 
@@ -98,7 +102,7 @@ impl Attention {
     }
 
     /// The attention map `[B, heads, N, N]` that [`Attention::forward`] uses for `[B, N, D]`.
-    pub fn map(&self, x: Tensor<3>) -> Tensor<4> {
+    pub fn maps(&self, x: Tensor<3>) -> Tensor<4> {
         let [q, k, _] = self.split(x);
         attention_map(q, k)
     }
@@ -120,8 +124,7 @@ impl Attention {
         let k = normed(part(1), &self.k_norm);
         let v = plus(part(2), &self.v_bias);
         let head = width / self.heads;
-        let by_head =
-            |t: Tensor<3>| t.reshape([batch, tokens, self.heads, head]).swap_dims(1, 2);
+        let by_head = |t: Tensor<3>| t.reshape([batch, tokens, self.heads, head]).swap_dims(1, 2);
         let [q, k, v] = [q, k, v].map(by_head);
         match &self.scale {
             None => [q, k, v],

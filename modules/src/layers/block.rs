@@ -52,11 +52,7 @@ impl Block {
         let width = config.attention.width;
         let shrink = (2.0 * (number + 1) as f64).sqrt();
         let norm = || {
-            if config.rms {
-                Norm::rms(width, 1e-6, init)
-            } else {
-                Norm::layer(width, 1e-6, init)
-            }
+            if config.rms { Norm::rms(width, 1e-6, init) } else { Norm::layer(width, 1e-6, init) }
         };
         let scale = || {
             let on = config.layer_scale > 0.0;

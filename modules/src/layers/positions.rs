@@ -87,7 +87,8 @@ pub fn resize(table: &[f32], from: [usize; 2], to: [usize; 2], width: usize) -> 
         for row in &rows {
             for column in &columns {
                 let value = |channel: usize| {
-                    let at = |r: usize, c: usize| f64::from(frame[(r * from[1] + c) * width + channel]);
+                    let at =
+                        |r: usize, c: usize| f64::from(frame[(r * from[1] + c) * width + channel]);
                     let line = |r: usize| column.iter().map(|(c, w)| w * at(r, *c)).sum::<f64>();
                     row.iter().map(|(r, w)| w * line(*r)).sum::<f64>() as f32
                 };

@@ -111,11 +111,7 @@ impl Size {
 
     /// Frames, rows and columns of tokens, from the dims of the video.
     pub fn cut(&self, dims: &Dims) -> [usize; 3] {
-        [
-            side(dims, "T") / self.tubelet,
-            side(dims, "H") / self.patch,
-            side(dims, "W") / self.patch,
-        ]
+        [side(dims, "T") / self.tubelet, side(dims, "H") / self.patch, side(dims, "W") / self.patch]
     }
 
     /// Floating point operations of the blocks and the patch embedding for one sample, with
