@@ -145,6 +145,7 @@ pub fn check_videomae(folder: &Path) -> Report {
     options["taps"] = fixture.count("mae_return_layer").into();
     options["tap_interval"] = fixture.number("mae_return_interval").into();
     options["table_side"] = TABLE_SIDE.into();
+    options["across_heads"] = true.into(); // the reference is the released code
     let sizes = video_dims(&inputs["video"]);
     let network =
         Network::<videomae_v2::Config>::load(&fixture, "model.safetensors", options, &sizes);
