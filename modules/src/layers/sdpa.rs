@@ -14,11 +14,7 @@ use burn_tch::TchTensor;
 #[backend_extension(LibTorch, Autodiff)]
 pub(crate) trait SdpaOps: Backend {
     /// Softmax attention of `[B, heads, N, d]` with scale `1 / sqrt(d)`.
-    fn sdpa(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
+    fn sdpa(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 fn kernel(q: &TchTensor, k: &TchTensor, v: &TchTensor) -> tch::Tensor {
@@ -28,11 +24,7 @@ fn kernel(q: &TchTensor, k: &TchTensor, v: &TchTensor) -> tch::Tensor {
 }
 
 impl SdpaOps for LibTorch {
-    fn sdpa(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
+    fn sdpa(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>) -> FloatTensor<Self> {
         TchTensor::new(kernel(&q, &k, &v))
     }
 }
@@ -64,11 +56,7 @@ impl Backward<LibTorch, 3> for Sdpa {
 }
 
 impl<C: CheckpointStrategy> SdpaOps for Autodiff<LibTorch, C> {
-    fn sdpa(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
+    fn sdpa(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>) -> FloatTensor<Self> {
         let ((q, q_node), (k, k_node), (v, v_node)) =
             (q.into_parts(), k.into_parts(), v.into_parts());
         match Sdpa.prepare::<C>([q_node, k_node, v_node]).compute_bound().stateful() {
