@@ -54,7 +54,7 @@ pub enum Preset {
     /// 12 blocks of width 384.
     #[serde(rename = "s")]
     S,
-    /// 4 blocks of width 96, patches of 8 pixels.
+    /// 4 blocks of width 96, patches of 16 pixels.
     #[default]
     #[serde(rename = "tiny")]
     Tiny,

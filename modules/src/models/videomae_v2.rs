@@ -46,7 +46,7 @@ pub enum Preset {
     /// 12 blocks of width 768, patches of 16 pixels.
     #[serde(rename = "b")]
     B,
-    /// 4 blocks of width 96, patches of 8 pixels.
+    /// 4 blocks of width 96, patches of 16 pixels.
     #[default]
     #[serde(rename = "tiny")]
     Tiny,
