@@ -87,7 +87,8 @@ impl Dim {
                 dims.get(symbol).copied().ok_or(DimError::Unbound { symbol: symbol.clone() })
             }
             Self::Keep(all, ratio) => {
-                let ratio = ratio.parse().map_err(|_| DimError::Range { text: self.to_string() })?;
+                let ratio =
+                    ratio.parse().map_err(|_| DimError::Range { text: self.to_string() })?;
                 Ok(keep(all.value(dims)?, ratio))
             }
             Self::Join(left, op, right) => {
@@ -223,7 +224,8 @@ mod tests {
 
     #[test]
     fn what_a_mask_leaves_visible_is_rounded_up() {
-        for (text, value) in [("keep(256,0.8)", 52), ("T*keep(H*4,0.8)", 832), ("keep(T,0)+1", 17)] {
+        for (text, value) in [("keep(256,0.8)", 52), ("T*keep(H*4,0.8)", 832), ("keep(T,0)+1", 17)]
+        {
             let dim = Dim::parse(text).unwrap();
             assert_eq!(dim.value(&dims()), Ok(value), "{text}");
             assert_eq!(dim.to_string(), text);

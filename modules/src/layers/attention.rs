@@ -12,6 +12,10 @@ use crate::init::Init;
 
 /// Attention of `[B, heads, N, d]` with scale `1 / sqrt(d)`, without attention maps.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "tch")]
+    if matches!(q.device().as_dispatch(), burn::backend::DispatchDevice::LibTorch(_)) {
+        return super::sdpa::attend(q, k, v);
+    }
     attention_ops::attend(q, k, v)
 }
 
@@ -47,6 +51,8 @@ pub struct AttentionConfig {
     pub qk_norm: bool,
     /// Cosine attention with a learned temperature per head (Swin V2, VideoMAE V2).
     pub cosine: bool,
+    /// Attention across the heads of each token instead of across tokens.
+    pub across_heads: bool,
 }
 
 /// Multi-head self-attention.
@@ -67,6 +73,7 @@ pub struct Attention {
     /// Output projection, `[D, D]`.
     pub proj: Linear,
     heads: usize,
+    across_heads: bool,
 }
 
 /// Largest logarithm of the temperature of cosine attention, ln 100 as it was written down.
@@ -75,7 +82,7 @@ const MAX_LOG_SCALE: f64 = 4.6052;
 impl Attention {
     /// The output projection starts divided by `shrink`.
     pub fn new(config: &AttentionConfig, shrink: f64, init: &Init) -> Self {
-        let AttentionConfig { width, heads, bias, qk_norm, cosine } = *config;
+        let AttentionConfig { width, heads, bias, qk_norm, cosine, across_heads } = *config;
         let separate = bias == QkvBias::QueryValue;
         Self {
             qkv: init.linear(width, 3 * width, bias == QkvBias::Fused, 1.0),
@@ -86,19 +93,24 @@ impl Attention {
             scale: cosine.then(|| init.constant([heads, 1, 1], 10f32.ln())),
             proj: init.linear(width, width, true, shrink),
             heads,
+            across_heads,
         }
     }
 
     /// `[B, N, D]`; returns the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [batch, tokens, width] = x.dims();
-        let [q, k, v] = self.split(x);
+        let mut parts = self.split(x);
+        if self.across_heads {
+            parts = parts.map(|part| part.swap_dims(1, 2));
+        }
+        let [q, k, v] = parts;
         let out = attention(q, k, v);
         self.proj.forward(out.swap_dims(1, 2).reshape([batch, tokens, width]))
     }
 
-    /// The attention map `[B, heads, N, N]` that [`Attention::forward`] uses for `[B, N, D]`.
-    pub fn map(&self, x: Tensor<3>) -> Tensor<4> {
+    /// The attention map across tokens, `[B, heads, N, N]`, for `[B, N, D]`.
+    pub fn maps(&self, x: Tensor<3>) -> Tensor<4> {
         let [q, k, _] = self.split(x);
         attention_map(q, k)
     }
@@ -120,8 +132,7 @@ impl Attention {
         let k = normed(part(1), &self.k_norm);
         let v = plus(part(2), &self.v_bias);
         let head = width / self.heads;
-        let by_head =
-            |t: Tensor<3>| t.reshape([batch, tokens, self.heads, head]).swap_dims(1, 2);
+        let by_head = |t: Tensor<3>| t.reshape([batch, tokens, self.heads, head]).swap_dims(1, 2);
         let [q, k, v] = [q, k, v].map(by_head);
         match &self.scale {
             None => [q, k, v],

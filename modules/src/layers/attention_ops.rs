@@ -2,7 +2,7 @@
 //!
 //! burn 0.22 decomposes attention under autodiff and keeps several N x N tensors. This op keeps
 //! q, k, v and the output, and recomputes the scores in the backward pass, one tile of queries at
-//! a time. The forward pass is the backend's own. On libtorch the whole op is libtorch's.
+//! a time. The forward pass is the backend's own: on libtorch its scaled-dot-product kernel.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -24,6 +24,11 @@ pub(crate) trait AttentionOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
+/// The backend's fused attention.
+fn fused<B: Backend>(q: FloatTensor<B>, k: FloatTensor<B>, v: FloatTensor<B>) -> FloatTensor<B> {
+    B::attention(q, k, v, None, None, Default::default())
+}
+
 #[cfg(feature = "flex")]
 impl AttentionOps for burn::backend::Flex {
     fn attend(
@@ -31,14 +36,18 @@ impl AttentionOps for burn::backend::Flex {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        <Self as burn::backend::ops::ModuleOps<Self>>::attention(
-            q,
-            k,
-            v,
-            None,
-            None,
-            Default::default(),
-        )
+        fused::<Self>(q, k, v)
+    }
+}
+
+#[cfg(feature = "tch")]
+impl AttentionOps for burn::backend::LibTorch {
+    fn attend(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        fused::<Self>(q, k, v)
     }
 }
 
@@ -128,4 +137,34 @@ pub(crate) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
         k.into_dispatch(),
         v.into_dispatch(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, Distribution, activation};
+
+    #[test]
+    fn gradients_are_those_of_plain_attention_across_tiles() {
+        let device = Device::flex().autodiff();
+        let n = TILE + 44;
+        let draw = |n| Tensor::<4>::random([2, 2, n, 8], Distribution::Normal(0.0, 1.0), &device);
+        let plain = |q: Tensor<4>, k: Tensor<4>, v: Tensor<4>| {
+            let scores = q.mul_scalar(1.0 / 8f64.sqrt()).matmul(k.transpose());
+            activation::softmax(scores, 3).matmul(v)
+        };
+        let inputs = [draw(n), draw(70), draw(70)].map(Tensor::require_grad);
+        let weight = draw(n).inner();
+        let run = |f: &dyn Fn(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<4>| {
+            let [q, k, v] = inputs.clone();
+            let out = f(q, k, v);
+            let all = (out.clone() * weight.clone()).sum().backward();
+            let gradients = inputs.each_ref().map(|x| x.grad(&all).expect("a gradient"));
+            [vec![out], gradients.to_vec()].concat()
+        };
+        for (a, b) in run(&attend).into_iter().zip(run(&plain)) {
+            let off = (a - b).abs().max().into_scalar::<f32>();
+            assert!(off < 2e-5, "{off}");
+        }
+    }
 }

@@ -52,11 +52,7 @@ impl Block {
         let width = config.attention.width;
         let shrink = (2.0 * (number + 1) as f64).sqrt();
         let norm = || {
-            if config.rms {
-                Norm::rms(width, 1e-6, init)
-            } else {
-                Norm::layer(width, 1e-6, init)
-            }
+            if config.rms { Norm::rms(width, 1e-6, init) } else { Norm::layer(width, 1e-6, init) }
         };
         let scale = || {
             let on = config.layer_scale > 0.0;
@@ -125,10 +121,17 @@ pub fn taps(depth: usize, count: usize, interval: f64) -> Vec<usize> {
 impl BlocksConfig {
     /// Blocks of InternVideo2: RMSNorm, norms on q and k, no biases in the fused projection.
     pub fn internvideo2(width: usize, depth: usize, heads: usize, hidden: usize) -> Self {
-        let bias = QkvBias::None;
+        let attention = AttentionConfig {
+            width,
+            heads,
+            bias: QkvBias::None,
+            qk_norm: true,
+            cosine: false,
+            across_heads: false,
+        };
         Self {
             depth,
-            attention: AttentionConfig { width, heads, bias, qk_norm: true, cosine: false },
+            attention,
             hidden,
             gelu: Gelu::Tanh,
             rms: true,

@@ -9,6 +9,8 @@ pub mod norm;
 pub mod patch_embed;
 pub mod pool;
 pub mod positions;
-pub mod tokens;
+#[cfg(feature = "tch")]
+mod sdpa;
 pub mod size;
+pub mod tokens;
 pub mod visible;

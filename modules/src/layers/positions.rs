@@ -54,7 +54,7 @@ pub fn interleaved(positions: usize, width: usize) -> Vec<f32> {
     let value = |position: usize, channel: usize| {
         let exponent = (2 * (channel / 2)) as f64 / width as f64;
         let angle = position as f64 / 10_000f64.powf(exponent);
-        (if channel % 2 == 0 { angle.sin() } else { angle.cos() }) as f32
+        (if channel.is_multiple_of(2) { angle.sin() } else { angle.cos() }) as f32
     };
     (0..positions).flat_map(|p| (0..width).map(move |c| value(p, c))).collect()
 }
@@ -87,7 +87,8 @@ pub fn resize(table: &[f32], from: [usize; 2], to: [usize; 2], width: usize) -> 
         for row in &rows {
             for column in &columns {
                 let value = |channel: usize| {
-                    let at = |r: usize, c: usize| f64::from(frame[(r * from[1] + c) * width + channel]);
+                    let at =
+                        |r: usize, c: usize| f64::from(frame[(r * from[1] + c) * width + channel]);
                     let line = |r: usize| column.iter().map(|(c, w)| w * at(r, *c)).sum::<f64>();
                     row.iter().map(|(r, w)| w * line(*r)).sum::<f64>() as f32
                 };

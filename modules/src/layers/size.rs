@@ -64,7 +64,7 @@ impl Size {
 
     /// For clips of 64 x 64 pixels on a laptop.
     pub const TINY: Self = Self {
-        patch: 8,
+        patch: 16,
         tubelet: 1,
         width: 96,
         depth: 4,
@@ -111,11 +111,7 @@ impl Size {
 
     /// Frames, rows and columns of tokens, from the dims of the video.
     pub fn cut(&self, dims: &Dims) -> [usize; 3] {
-        [
-            side(dims, "T") / self.tubelet,
-            side(dims, "H") / self.patch,
-            side(dims, "W") / self.patch,
-        ]
+        [side(dims, "T") / self.tubelet, side(dims, "H") / self.patch, side(dims, "W") / self.patch]
     }
 
     /// Floating point operations of the blocks and the patch embedding for one sample, with
@@ -155,12 +151,12 @@ impl Size {
             }
         }
         for (name, heads) in [("heads", self.heads), ("pool_heads", self.pool_heads)] {
-            if heads > 0 && self.width % heads != 0 {
+            if heads > 0 && !self.width.is_multiple_of(heads) {
                 let message = format!("{heads} heads do not divide a width of {}", self.width);
                 refuse(name, message, "choose a divisor of the width".to_owned());
             }
         }
-        if self.width % width_multiple != 0 {
+        if !self.width.is_multiple_of(width_multiple) {
             let message = format!("{} is not a multiple of {width_multiple}", self.width);
             let hint = "the sine-cosine position table needs it".to_owned();
             refuse("width", message, hint);

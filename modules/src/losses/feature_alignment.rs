@@ -245,7 +245,7 @@ impl Kind for Config {
             let hint = "connect `visible` when the student sees a part of the clip";
             problems.push(OptionProblem::new("", message, hint));
         }
-        if self.positions && side(dims, "D") % 16 != 0 {
+        if self.positions && !side(dims, "D").is_multiple_of(16) {
             let message = format!("{} student channels, not a multiple of 16", side(dims, "D"));
             problems.push(OptionProblem::new("positions", message, "set it to false"));
         }

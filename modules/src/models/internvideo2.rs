@@ -55,7 +55,7 @@ pub enum Preset {
     /// 12 blocks of width 384.
     #[serde(rename = "s")]
     S,
-    /// 4 blocks of width 96, patches of 8 pixels.
+    /// 4 blocks of width 96, patches of 16 pixels.
     #[default]
     #[serde(rename = "tiny")]
     Tiny,
@@ -358,3 +358,31 @@ impl Kind for Config {
 
 /// Kind `models/internvideo2`.
 pub const ENTRY: Entry = kind::entry::<Config>(include_str!("internvideo2.rs"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters;
+    use burn::tensor::Device;
+    use serde_json::json;
+
+    /// Parameters of the blocks and of all, for clips of 8 frames of 224 x 224 pixels.
+    fn count(preset: &str) -> (usize, usize) {
+        let config: Config = serde_json::from_value(json!({ "preset": preset })).unwrap();
+        let sides = [("B", 1), ("T", 8), ("H", 224), ("W", 224)];
+        let dims = sides.map(|(name, value)| (name.to_owned(), value)).into();
+        let module = config.init(&dims, &Init::new(0, "student", &Device::flex()));
+        let all = parameters::list(&module);
+        let size = |p: &parameters::Parameter| p.shape.iter().product::<usize>();
+        let blocks = all.iter().filter(|p| p.path.starts_with("blocks.")).map(size).sum();
+        (blocks, all.iter().map(size).sum())
+    }
+
+    #[test]
+    fn parameter_counts_are_the_published_ones() {
+        let (blocks, all) = count("1b"); // 1.0 G
+        assert_eq!((blocks, all), (1_009_950_720, 1_020_708_608));
+        let (blocks, all) = count("6b"); // 5.9 G
+        assert_eq!((blocks, all), (5_900_083_200, 5_941_735_168));
+    }
+}

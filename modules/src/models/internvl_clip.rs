@@ -39,7 +39,7 @@ pub enum Preset {
     /// 48 blocks of width 3200.
     #[serde(rename = "6b")]
     B6,
-    /// 4 blocks of width 96, patches of 8 pixels.
+    /// 4 blocks of width 96, patches of 16 pixels.
     #[default]
     #[serde(rename = "tiny")]
     Tiny,

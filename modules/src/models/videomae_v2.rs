@@ -46,7 +46,7 @@ pub enum Preset {
     /// 12 blocks of width 768, patches of 16 pixels.
     #[serde(rename = "b")]
     B,
-    /// 4 blocks of width 96, patches of 8 pixels.
+    /// 4 blocks of width 96, patches of 16 pixels.
     #[default]
     #[serde(rename = "tiny")]
     Tiny,
@@ -71,6 +71,9 @@ pub struct Config {
     pub layer_scale: f64,
     /// Cosine attention with a learned temperature per head.
     pub cosine_attention: bool,
+    /// Attention across the heads of a token, as the released InternVideo2 code runs this
+    /// teacher (recipes §8 D1); the weights were trained with attention across tokens.
+    pub across_heads: bool,
     /// Side of the square grid that the position table is made for, then stretched from; the
     /// grid of the video when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,6 +93,7 @@ impl Default for Config {
             drop_path: 0.0,
             layer_scale: 0.0,
             cosine_attention: false,
+            across_heads: false,
             table_side: None,
             classes: None,
         }
@@ -174,6 +178,7 @@ impl Config {
             bias: QkvBias::QueryValue,
             qk_norm: false,
             cosine: self.cosine_attention,
+            across_heads: self.across_heads,
         };
         BlocksConfig {
             depth: size.depth,

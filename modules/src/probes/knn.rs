@@ -115,7 +115,12 @@ impl Host for Config {
         Ok(Bank::default())
     }
 
-    fn forward(&self, bank: &mut Bank, inputs: Frames, call: &Call) -> Result<Forwarded, NodeError> {
+    fn forward(
+        &self,
+        bank: &mut Bank,
+        inputs: Frames,
+        call: &Call,
+    ) -> Result<Forwarded, NodeError> {
         let port = |name: &str| {
             let missing = || NodeError::MissingInput { port: name.to_owned() };
             inputs.get(name).ok_or_else(missing)
@@ -170,11 +175,8 @@ impl Host for Config {
         bank.by_work.clear();
         let examples = values.chunks(width).map(<[f32]>::to_vec).zip(labels);
         for (place, example) in places.chunks(3).zip(examples) {
-            let at = At {
-                stage: place[0] as u32,
-                step: place[1] as u64,
-                microbatch: place[2] as u32,
-            };
+            let at =
+                At { stage: place[0] as u32, step: place[1] as u64, microbatch: place[2] as u32 };
             bank.by_work.entry(at).or_default().push(example);
         }
         Ok(())

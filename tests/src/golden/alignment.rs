@@ -57,7 +57,8 @@ impl Setting {
     }
 
     fn tokens(&self, group: &str, head: &str) -> Alignment {
-        let teacher = &self.inputs[if group == "mae" { "target_mae" } else { "target_clip_middle" }];
+        let teacher =
+            &self.inputs[if group == "mae" { "target_mae" } else { "target_clip_middle" }];
         let options = json!({
             "group": group,
             "head": head,

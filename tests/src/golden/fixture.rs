@@ -97,7 +97,9 @@ impl Fixture {
     /// in single precision, at least 2e-5.
     pub fn tolerance(&self) -> f64 {
         let measured = self.meta["f32_vs_f64_max_abs_diff_and_scale"].as_object();
-        let one = |pair: &Value| pair[0].as_f64().unwrap_or(0.0) / pair[1].as_f64().unwrap_or(1.0).max(1.0);
+        let one = |pair: &Value| {
+            pair[0].as_f64().unwrap_or(0.0) / pair[1].as_f64().unwrap_or(1.0).max(1.0)
+        };
         let worst = measured.into_iter().flatten().map(|(_, pair)| one(pair)).fold(0.0, f64::max);
         (10.0 * worst).max(2e-5)
     }

@@ -50,7 +50,7 @@ pub fn check_inside(
     report.meet("patch_embed", &Array::of(module.patch_embed.forward(video.clone())));
     let mut x = module.embed(video.clone(), visible);
     for (number, block) in module.blocks.iter().enumerate() {
-        let map = block.attn.map(block.norm1.forward(x.clone()));
+        let map = block.attn.maps(block.norm1.forward(x.clone()));
         report.meet(&format!("attn.{number}"), &Array::of(map));
         x = block.forward(x, None);
         report.meet(&format!("hidden.{number}"), &Array::of(x.clone()));

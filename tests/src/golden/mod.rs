@@ -4,13 +4,13 @@
 //! folder, so other seeds and sizes pass without a change here.
 
 pub mod alignment;
-// pub mod attention_mask;
+pub mod attention_mask;
 pub mod fixture;
 pub mod internvideo2;
 pub mod network;
-// pub mod optimizer;
+pub mod optimizer;
 pub mod report;
-// pub mod teachers;
+pub mod teachers;
 
 use std::path::Path;
 
@@ -32,13 +32,13 @@ pub const KNOWN: [&str; 8] = [
 pub fn check(folder: &Path) -> Option<Report> {
     let name = folder.file_name()?.to_str()?;
     Some(match name {
-//        "adamw_cosine" => optimizer::check(folder),
+        "adamw_cosine" => optimizer::check(folder),
         "internvideo2_ap" | "internvideo2_cls" => internvideo2::check_classifier(folder),
-//        "internvideo2_attention_mask" => attention_mask::check(folder),
-//        "internvideo2_mae_teacher" => teachers::check_videomae(folder),
+        "internvideo2_attention_mask" => attention_mask::check(folder),
+        "internvideo2_mae_teacher" => teachers::check_videomae(folder),
         "internvideo2_pretrain" => alignment::check(folder),
-//        "internvl_clip_teacher" => teachers::check_internvl(folder),
-//        "videomaev2_finetune" => teachers::check_finetune(folder),
+        "internvl_clip_teacher" => teachers::check_internvl(folder),
+        "videomaev2_finetune" => teachers::check_finetune(folder),
         _ => return None,
     })
 }

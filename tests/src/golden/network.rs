@@ -89,7 +89,12 @@ fn any(tensor: AnyTensor) -> Array {
 }
 
 /// Whether the networks together took every key of a weights file.
-pub fn check_coverage(report: &mut Report, fixture: &Fixture, file: &str, taken: &[&BTreeSet<String>]) {
+pub fn check_coverage(
+    report: &mut Report,
+    fixture: &Fixture,
+    file: &str,
+    taken: &[&BTreeSet<String>],
+) {
     let all: BTreeSet<String> = fixture.arrays(file).into_keys().collect();
     let taken: BTreeSet<String> = taken.iter().flat_map(|set| set.iter().cloned()).collect();
     report.same(&format!("keys of {file}"), &taken, &all);
@@ -107,7 +112,8 @@ pub fn check_gradients(report: &mut Report, fixture: &Fixture, prefix: &str, gra
     for (key, norm) in norms.into_iter().flatten() {
         let one = |values: Vec<f64>| Array { shape: vec![1], values };
         let expected = one(vec![norm.as_f64().expect("norms are numbers")]);
-        let found = gradients.get(key).map_or(0.0, |g| g.values.iter().map(|v| v * v).sum::<f64>().sqrt());
+        let found =
+            gradients.get(key).map_or(0.0, |g| g.values.iter().map(|v| v * v).sum::<f64>().sqrt());
         report.compare(&format!("param_grad_l2.{key}"), &one(vec![found]), &expected);
     }
 }

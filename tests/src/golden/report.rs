@@ -58,6 +58,16 @@ impl Report {
         self.expected.contains_key(name)
     }
 
+    /// Values of an expected array that is still to be met.
+    pub fn values(&self, name: &str) -> Vec<f64> {
+        self.expected[name].values.clone()
+    }
+
+    /// Number of values of an expected array that is still to be met.
+    pub fn length(&self, name: &str) -> usize {
+        self.expected[name].values.len()
+    }
+
     /// Compares two arrays by tolerance.
     pub fn compare(&mut self, name: &str, got: &Array, expected: &Array) {
         self.compared += 1;
