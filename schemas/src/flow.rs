@@ -70,11 +70,14 @@ pub(crate) fn shapes(
     context: &Context<'_>,
     nodes: &BTreeMap<String, Resolved>,
     order: &[String],
-    report: &mut Report,
+    (judged, report): (&BTreeSet<String>, &mut Report),
 ) -> BTreeMap<String, NodeShapes> {
     let mut shapes: BTreeMap<String, NodeShapes> = BTreeMap::new();
+    // What rests in a stage may not fit its changes; it is judged in the stages where it works.
+    let mut silent = Report::default();
     for name in order {
         let Some(node) = nodes.get(name) else { continue };
+        let report = if judged.contains(name) { &mut *report } else { &mut silent };
         let inputs: BTreeMap<String, End> =
             connected(&context.experiment.graph[name]).into_iter().collect();
         let mut binding = Binding { context, name, dims: Dims::new(), from: BTreeMap::new(), sound: true };

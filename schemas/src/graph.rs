@@ -171,7 +171,9 @@ impl Graph {
             let Some(changed) = changed(tree, index, config, &mut report) else { continue };
             let mut silent = Report::default();
             let again = Experiment::read(&changed, &mut silent);
-            let context = Context { tree: &changed, experiment: &again, index, config, around };
+            let idle = if index == 0 { idle(&experiment) } else { BTreeSet::new() };
+            let context =
+                Context { tree: &changed, experiment: &again, index, config, around, idle: &idle };
             if let Some(mut stage) = check_stage(&context, &mut report) {
                 stage.first_step = first_step;
                 first_step += stage.steps;
@@ -209,6 +211,8 @@ pub(crate) struct Context<'a> {
     pub(crate) config: &'a StageConfig,
     /// What there is.
     pub(crate) around: &'a Surroundings,
+    /// Nodes that no stage needs, judged with the first one.
+    pub(crate) idle: &'a BTreeSet<String>,
 }
 
 impl Context<'_> {
@@ -221,6 +225,21 @@ impl Context<'_> {
     pub(crate) fn path(&self) -> String {
         format!("curriculum.{}", self.index)
     }
+}
+
+/// Nodes that no loss of any stage depends on.
+fn idle(experiment: &Experiment) -> BTreeSet<String> {
+    let mut idle: BTreeSet<String> = experiment.graph.keys().cloned().collect();
+    let losses = experiment.curriculum.iter().flat_map(|stage| stage.losses.keys());
+    let mut open: Vec<String> =
+        losses.filter_map(|loss| Some(loss.split_once('.')?.0.to_owned())).collect();
+    while let Some(name) = open.pop() {
+        if idle.remove(&name) {
+            let inputs = experiment.graph.get(&name).map(connected).unwrap_or_default();
+            open.extend(inputs.into_iter().map(|(_, from)| from.node));
+        }
+    }
+    idle
 }
 
 /// The tree with the `with:` of a stage applied.
@@ -245,10 +264,11 @@ fn changed(
 fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph> {
     let nodes = resolve::nodes(context, report);
     let order = flow::order(context, &nodes, report)?;
-    let shapes = flow::shapes(context, &nodes, &order, report);
     let losses = stages::losses(context, &nodes, report);
     let trained = stages::trained(context, &nodes, report);
     let active = flow::active(context, &losses);
+    let judged: BTreeSet<String> = active.union(context.idle).cloned().collect();
+    let shapes = flow::shapes(context, &nodes, &order, (&judged, report));
     let gradients = flow::gradients(context, &nodes, &order, (&losses, &trained), report);
     let mut stage = StageGraph {
         name: context.config.name.clone(),
