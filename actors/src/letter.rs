@@ -40,10 +40,19 @@ pub enum Letter {
         /// Keys that are admitted, by process.
         allow: BTreeMap<String, PublicKey>,
     },
-    /// Agent to supervisor: all ways are known.
+    /// Agent to supervisor: all other processes are reached.
     Wired {
         /// Generation.
         generation: Generation,
+    },
+    /// Agent to supervisor: another process cannot be reached any more.
+    Cut {
+        /// Generation that it worked in.
+        generation: Generation,
+        /// The other process.
+        peer: String,
+        /// Why.
+        why: String,
     },
     /// Supervisor to agent: for one of its nodes.
     Command(Command),

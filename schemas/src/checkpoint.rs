@@ -177,9 +177,25 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Folder that the parts of a checkpoint are written to before it is committed.
-pub fn aside(folder: &Path, stage: &str, step: u64) -> PathBuf {
-    folder.join(format!(".{}.partial", name(stage, step)))
+/// Folder that the parts of a checkpoint are written to before it is committed. Attempts have
+/// folders of their own, so that what is left of one cannot get into another.
+pub fn aside(folder: &Path, stage: &str, step: u64, attempt: u64) -> PathBuf {
+    folder.join(format!(".{}.{attempt}{PARTIAL}", name(stage, step)))
+}
+
+/// Ending of folders that are not committed.
+const PARTIAL: &str = ".partial";
+
+/// Removes what was never committed, as after a crash.
+pub fn sweep(folder: &Path) -> Result<(), CheckpointError> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with('.') && name.ends_with(PARTIAL) {
+            fs::remove_dir_all(&path).map_err(io(format!("cannot remove {}", path.display())))?;
+        }
+    }
+    Ok(())
 }
 
 /// Name of a checkpoint.
@@ -187,23 +203,29 @@ pub fn name(stage: &str, step: u64) -> String {
     format!("{stage}-{step:08}")
 }
 
-/// Writes the manifest and renames the folder: from now on the checkpoint exists.
-pub fn commit(folder: &Path, manifest: &Manifest) -> Result<PathBuf, CheckpointError> {
-    let aside = aside(folder, &manifest.stage, manifest.step);
+/// Writes the manifest and renames the folder `aside`: from now on the checkpoint exists.
+pub fn commit(
+    folder: &Path,
+    aside: &Path,
+    manifest: &Manifest,
+) -> Result<PathBuf, CheckpointError> {
     let path = aside.join("manifest.json");
     let text = serde_json::to_string_pretty(manifest).expect("a manifest is plain data");
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&path)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        File::open(&aside)?.sync_all()
+        File::open(aside)?.sync_all()
     };
     write().map_err(io(format!("cannot write {}", path.display())))?;
     let done = folder.join(name(&manifest.stage, manifest.step));
     if done.exists() {
-        fs::remove_dir_all(&done).map_err(io(format!("cannot replace {}", done.display())))?;
+        // One that was found damaged: out of the way first, so that no moment has half of each.
+        let old = folder.join(format!(".{}.old{PARTIAL}", name(&manifest.stage, manifest.step)));
+        fs::rename(&done, &old).map_err(io(format!("cannot replace {}", done.display())))?;
+        fs::remove_dir_all(&old).map_err(io(format!("cannot remove {}", old.display())))?;
     }
-    fs::rename(&aside, &done).map_err(io(format!("cannot rename {}", aside.display())))?;
+    fs::rename(aside, &done).map_err(io(format!("cannot rename {}", aside.display())))?;
     File::open(folder)
         .and_then(|f| f.sync_all())
         .map_err(io(format!("cannot sync {}", folder.display())))?;
@@ -243,7 +265,17 @@ pub fn list(folder: &Path) -> Vec<(Manifest, PathBuf)> {
     found
 }
 
-/// Removes all but the newest `keep` checkpoints and what was never committed.
+/// Why folders that look like checkpoints are none.
+pub fn broken(folder: &Path) -> Vec<CheckpointError> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.flatten().map(|entry| entry.path());
+    let shown = |path: &PathBuf| {
+        path.is_dir() && !path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'))
+    };
+    paths.filter(shown).filter_map(|path| read_manifest(&path).err()).collect()
+}
+
+/// Removes all but the newest `keep` checkpoints.
 pub fn prune(folder: &Path, keep: usize) -> Result<(), CheckpointError> {
     let found = list(folder);
     for (_, path) in found.iter().take(found.len().saturating_sub(keep.max(1))) {
@@ -264,7 +296,8 @@ mod tests {
     }
 
     fn write(folder: &Path, step: u64) -> Manifest {
-        let entry = write_part(&aside(folder, "s", step), "n", &part()).unwrap();
+        let aside = aside(folder, "s", step, 0);
+        let entry = write_part(&aside, "n", &part()).unwrap();
         let manifest = Manifest {
             format: FORMAT,
             stage: "s".into(),
@@ -274,7 +307,7 @@ mod tests {
             version: "0".into(),
             parts: BTreeMap::from([("n".into(), entry)]),
         };
-        commit(folder, &manifest).unwrap();
+        commit(folder, &aside, &manifest).unwrap();
         manifest
     }
 
@@ -292,8 +325,22 @@ mod tests {
     #[test]
     fn what_is_not_committed_does_not_exist() {
         let folder = tempfile::tempdir().unwrap();
-        write_part(&aside(folder.path(), "s", 1), "n", &part()).unwrap();
+        write_part(&aside(folder.path(), "s", 1, 0), "n", &part()).unwrap();
         assert!(list(folder.path()).is_empty());
+        sweep(folder.path()).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_checkpoint_may_be_replaced_and_a_broken_manifest_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), 5);
+        let (_, path) = list(folder.path()).pop().unwrap();
+        fs::write(path.join("manifest.json"), "{").unwrap();
+        assert!(list(folder.path()).is_empty());
+        assert!(broken(folder.path())[0].to_string().contains("s-00000005/manifest.json"));
+        write(folder.path(), 5);
+        assert_eq!(list(folder.path()).len(), 1);
     }
 
     #[test]
