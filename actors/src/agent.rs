@@ -202,9 +202,13 @@ impl Agent {
                 Err(error) => tracing::warn!(%peer, %error, "a parcel is left out"),
             },
             Letter::Command(command) if boss => self.crew.command(command),
-            Letter::Wire { generation, places, connect, allow } if boss => {
+            Letter::Wire { generation, places, allow } if boss => {
                 self.generation = generation;
-                self.wire(places, connect, allow)?;
+                self.wire(places, allow)?;
+                tell(&self.transport, &self.supervisor, &Letter::Open { generation });
+            }
+            Letter::Connect { to } if boss => {
+                self.connect(to)?;
                 self.report_wired();
             }
             Letter::Dismiss if boss => return Ok(false),
@@ -217,7 +221,6 @@ impl Agent {
     fn wire(
         &mut self,
         places: BTreeMap<String, String>,
-        connect: BTreeMap<String, (Address, Option<PublicKey>)>,
         allow: BTreeMap<String, PublicKey>,
     ) -> Result<(), AgentError> {
         let others = allow.keys().map(PeerName::new).collect::<Result<BTreeSet<_>, _>>()?;
@@ -229,7 +232,20 @@ impl Agent {
         for (name, key) in allow {
             self.transport.allow(key, PeerName::new(name)?);
         }
-        for (name, (address, key)) in connect {
+        for (node, process) in places {
+            let peer = PeerName::new(process)?;
+            let edge = Remote { peer, transport: self.transport.clone() };
+            self.crew.directory().set(&node, Arc::new(edge));
+        }
+        (self.others, self.wiring) = (others, true);
+        Ok(())
+    }
+
+    fn connect(
+        &mut self,
+        to: BTreeMap<String, (Address, Option<PublicKey>)>,
+    ) -> Result<(), AgentError> {
+        for (name, (address, key)) in to {
             let name = PeerName::new(name)?;
             if self.dialled.get(&name) != Some(&address) {
                 self.present.remove(&name);
@@ -237,12 +253,6 @@ impl Agent {
                 self.dialled.insert(name, address);
             }
         }
-        for (node, process) in places {
-            let peer = PeerName::new(process)?;
-            let edge = Remote { peer, transport: self.transport.clone() };
-            self.crew.directory().set(&node, Arc::new(edge));
-        }
-        (self.others, self.wiring) = (others, true);
         Ok(())
     }
 }

@@ -1,21 +1,23 @@
 //! The supervisor's side of all agents: starts them, wires them, notices when one is gone.
 
+mod news;
+mod private;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command as Program, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use news::{News, Pump};
+use private::{own_keys, private_folder, random, write_private};
 use schemas::experiment::{HostConfig, TransportConfig};
 
 use crate::agent::{PARAMETERS, SUPERVISOR, Ticket};
 use crate::clock::{Clock as _, Moment, RealClock};
-use crate::crew::deliver;
 use crate::edge::Directory;
 use crate::edges::remote::Remote as RemoteEdge;
 use crate::hosts::{HostError, Remote};
@@ -23,7 +25,7 @@ use crate::letter::{self, Letter, VERSION};
 use crate::message::{Command, Generation};
 use crate::node_actor::Reporter;
 use crate::transport::{
-    Address, Inbound, Keys, Message, Options, PeerName, PublicKey, Transport, TransportError,
+    Address, Keys, Options, PeerName, PublicKey, Transport, TransportError,
 };
 
 /// How long an agent may take to come up.
@@ -60,14 +62,6 @@ struct Agent {
     addresses: Vec<Address>,
 }
 
-/// News from agents, for the supervisor's thread.
-enum News {
-    Joined { process: String, version: u32, addresses: Vec<Address> },
-    Wired { process: String, generation: Generation },
-    Cut { process: String, generation: Generation, peer: String, why: String },
-    Lost { process: String, why: String },
-}
-
 /// All agents of a run.
 pub struct Fleet {
     setup: Setup,
@@ -87,7 +81,7 @@ impl Fleet {
     pub fn start(mut setup: Setup) -> Result<Self, TransportError> {
         let token = random()?;
         setup.folder = private_folder(&setup.folder)?;
-        let own_keys = own_keys(&setup)?;
+        let own_keys = own_keys(setup.keys.as_deref())?;
         let mut options = Options::new(PeerName::new(SUPERVISOR)?, token);
         options.limits.bodies = PARAMETERS;
         options.keys = Some(own_keys.clone());
@@ -277,10 +271,11 @@ impl Fleet {
         }
     }
 
-    /// Tells every agent where everyone is, and waits until they have reached each other.
+    /// Tells every agent where everyone is, and waits until they have reached each other. Keys
+    /// are admitted everywhere before anyone connects.
     fn wire(&mut self, generation: Generation) -> Result<(), HostError> {
         let names: Vec<String> = self.agents.keys().cloned().collect();
-        for (index, name) in names.iter().enumerate() {
+        for name in &names {
             let place = |node: &String| {
                 let host = self.setup.place.get(node);
                 let process = host.map_or(SUPERVISOR, |host| &self.agents[host].process);
@@ -288,25 +283,31 @@ impl Fleet {
             };
             let nodes = self.setup.nodes.iter();
             let elsewhere = nodes.filter(|node| self.setup.place.get(*node) != Some(name));
-            let connect = names[..index].iter().filter_map(|other| {
+            let places = elsewhere.map(place).collect();
+            let allow = self.agents.iter().filter(|(other, _)| *other != name);
+            let allow = allow.filter_map(|(_, a)| Some((a.process.clone(), a.public?))).collect();
+            self.tell(name, &Letter::Wire { generation, places, allow })?;
+        }
+        self.wait_until_all(|news| matches!(news, News::Open { generation: g, .. } if *g == generation))?;
+        for (index, name) in names.iter().enumerate() {
+            let to = names[..index].iter().filter_map(|other| {
                 let there = &self.agents[other];
                 Some((there.process.clone(), (self.address_between(name, other)?, there.public)))
             });
-            let allow = self.agents.iter().filter(|(other, _)| *other != name);
-            let letter = Letter::Wire {
-                generation,
-                places: elsewhere.map(place).collect(),
-                connect: connect.collect(),
-                allow: allow.filter_map(|(_, a)| Some((a.process.clone(), a.public?))).collect(),
-            };
-            self.tell(name, &letter)?;
+            let to = to.collect();
+            self.tell(name, &Letter::Connect { to })?;
         }
+        self.wait_until_all(|news| matches!(news, News::Wired { generation: g, .. } if *g == generation))
+    }
+
+    /// Waits for the same news of every agent.
+    fn wait_until_all(&mut self, wanted: impl Fn(&News) -> bool) -> Result<(), HostError> {
         let deadline = self.deadline();
-        let mut waiting: BTreeSet<String> = names.into_iter().collect();
+        let mut waiting: BTreeSet<String> = self.agents.keys().cloned().collect();
         while let Some(late) = waiting.first().cloned() {
-            if let News::Wired { process, generation: g } = self.next_news(&late, deadline)?
-                && g == generation
-                && let Some(host) = self.host_of(&process)
+            let news = self.next_news(&late, deadline)?;
+            if wanted(&news)
+                && let Some(host) = self.host_of(news.process())
             {
                 waiting.remove(&host);
             }
@@ -332,17 +333,6 @@ impl Fleet {
         let near = ipc(from) && ipc(to);
         let addresses = &self.agents[to].addresses;
         addresses.iter().find(|a| matches!(a, Address::Ipc { .. }) == near).cloned()
-    }
-}
-
-impl News {
-    fn process(&self) -> &str {
-        match self {
-            Self::Joined { process, .. }
-            | Self::Wired { process, .. }
-            | Self::Cut { process, .. }
-            | Self::Lost { process, .. } => process,
-        }
     }
 }
 
@@ -394,7 +384,7 @@ impl Remote for Fleet {
                         agent.addresses = addresses;
                     }
                 }
-                News::Cut { .. } | News::Wired { .. } => {}
+                News::Cut { .. } | News::Open { .. } | News::Wired { .. } => {}
             }
         }
         causes.extend(self.lost.take());
@@ -439,60 +429,6 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// Reads what agents send, on a thread of its own.
-struct Pump {
-    report: Reporter,
-    directory: Directory,
-    sender: Sender<News>,
-}
-
-impl Pump {
-    fn run(&self, inbound: &Receiver<Inbound>) {
-        for happening in inbound {
-            let news = match happening {
-                Inbound::Connected { .. } => None,
-                Inbound::Lost { peer, why } => {
-                    Some(News::Lost { process: peer.to_string(), why: why.to_string() })
-                }
-                Inbound::Message { peer, message } => self.read(&peer, &message),
-            };
-            if let Some(news) = news
-                && self.sender.send(news).is_err()
-            {
-                return;
-            }
-        }
-    }
-
-    fn read(&self, peer: &PeerName, message: &Message) -> Option<News> {
-        let process = peer.to_string();
-        match letter::read(message) {
-            Ok(Letter::Join { version, addresses }) => {
-                return Some(News::Joined { process, version, addresses });
-            }
-            Ok(Letter::Wired { generation }) => return Some(News::Wired { process, generation }),
-            Ok(Letter::Cut { generation, peer, why }) => {
-                return Some(News::Cut { process, generation, peer, why });
-            }
-            Ok(Letter::Event(event)) => (self.report)(event),
-            Ok(Letter::Parcel(header)) => match letter::read_parcel(header, message) {
-                Ok(parcel) => deliver(&self.directory, &self.report, parcel),
-                Err(error) => tracing::warn!(%peer, %error, "a parcel is left out"),
-            },
-            Ok(other) => tracing::warn!(%peer, ?other, "a letter is not for a supervisor"),
-            Err(error) => tracing::warn!(%peer, %error, "a message is left out"),
-        }
-        None
-    }
-}
-
-fn own_keys(setup: &Setup) -> Result<Keys, TransportError> {
-    match &setup.keys {
-        Some(folder) => Keys::load(&folder.join(format!("{SUPERVISOR}.key_secret"))),
-        None => Keys::generate(),
-    }
-}
-
 fn bind(setup: &Setup) -> Result<Vec<Address>, TransportError> {
     let mut bind = Vec::new();
     let uses = |t: TransportConfig| setup.hosts.values().any(|h| h.transport == t);
@@ -508,31 +444,4 @@ fn bind(setup: &Setup) -> Result<Vec<Address>, TransportError> {
         bind.push(Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 });
     }
     Ok(bind)
-}
-
-/// A random secret for processes of one host.
-fn random() -> Result<[u8; 16], TransportError> {
-    let keys = Keys::generate()?;
-    let mut secret = [0; 16];
-    secret.copy_from_slice(&keys.public().bytes()[..16]);
-    Ok(secret)
-}
-
-/// Makes a folder that nobody else may enter, under a name that nobody else knows.
-fn private_folder(parent: &Path) -> Result<PathBuf, TransportError> {
-    let name: String = random()?[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    let folder = parent.join(format!("playhouse-{name}"));
-    let made = fs::DirBuilder::new().mode(0o700).create(&folder);
-    made.map_err(|error| TransportError::io("make", &folder, error))?;
-    Ok(folder)
-}
-
-fn write_private(path: &Path, text: &[u8]) -> std::io::Result<()> {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(text)
 }

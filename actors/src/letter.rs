@@ -35,10 +35,18 @@ pub enum Letter {
         generation: Generation,
         /// Process of each node.
         places: BTreeMap<String, String>,
-        /// Processes that the agent connects to, with address and key.
-        connect: BTreeMap<String, (Address, Option<PublicKey>)>,
         /// Keys that are admitted, by process.
         allow: BTreeMap<String, PublicKey>,
+    },
+    /// Agent to supervisor: others may connect.
+    Open {
+        /// Generation.
+        generation: Generation,
+    },
+    /// Supervisor to agent: everyone is open.
+    Connect {
+        /// Processes that the agent connects to, with address and key.
+        to: BTreeMap<String, (Address, Option<PublicKey>)>,
     },
     /// Agent to supervisor: all other processes are reached.
     Wired {

@@ -111,3 +111,57 @@ impl StepState {
         numbers.into_iter().map(|((node, metric), value)| (node, metric, value)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn numbers_do_not_depend_on_the_order_of_arrival() {
+        let measures = |value: f64| Measures::from([("loss".to_owned(), value)]);
+        let values = [0.1, 0.2, 0.3];
+        let (mut first, mut second) = (StepState::default(), StepState::default());
+        for (microbatch, value) in values.iter().enumerate() {
+            first.measure("n", microbatch as u32, measures(*value));
+        }
+        for (microbatch, value) in values.iter().enumerate().rev() {
+            second.measure("n", microbatch as u32, measures(*value));
+        }
+        assert_eq!(first.numbers(), second.numbers());
+        for node in ["a", "b", "c"] {
+            first.gradient(node, if node == "b" { 1e16 } else { 1.1 });
+        }
+        for node in ["c", "a", "b"] {
+            second.gradient(node, if node == "b" { 1e16 } else { 1.1 });
+        }
+        let trained = set(&["a", "b", "c"]);
+        assert_eq!(first.norm(&trained), second.norm(&trained));
+    }
+
+    #[test]
+    fn a_step_waits_for_followers_and_names_whom_it_waits_for() {
+        let cast = Cast {
+            active: set(&["average", "model"]),
+            trained: set(&["model"]),
+            followers: set(&["average"]),
+            ..Cast::default()
+        };
+        let mut step = StepState::default();
+        step.measure("model", 0, Measures::new());
+        assert_eq!(step.missing(&cast, 1), ["average", "model"]);
+        step.measure("average", 0, Measures::new());
+        step.gradient("model", 1.0);
+        assert_eq!(step.measured(&cast), 1);
+        step.applied = true;
+        assert_eq!(step.missing(&cast, 1), ["model"]);
+        step.update("model", Measures::new());
+        assert!(!step.complete(&cast, 1));
+        assert_eq!(step.missing(&cast, 1), ["average"]);
+        step.follow("average");
+        assert!(step.complete(&cast, 1));
+    }
+}

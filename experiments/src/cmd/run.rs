@@ -42,7 +42,8 @@ pub(crate) fn run(args: &Args, factory: &Factory) -> anyhow::Result<ExitCode> {
         bail!("{shown} holds a run already; go on with `playhouse resume {shown}`");
     }
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
-    let base = std::path::absolute(&checked.around.base).context("cannot find this folder")?;
+    let here = std::env::current_dir().context("cannot find this folder")?;
+    let base = here.join(&checked.around.base);
     let origin = Origin::of(&checked.graph, &base);
     let text = serde_json::to_string_pretty(&origin)?;
     write(&out, "origin.json", &text)?;
