@@ -5,6 +5,9 @@
 //! another's weights or only judges waits for the end of each step; frozen nodes run ahead as far
 //! as credits reach.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -134,17 +137,14 @@ impl NodeActor {
     /// Takes a role: makes the node, and carries parameters over from the stage before.
     fn assume(&mut self, role: Assignment) -> Result<(), Trouble> {
         let same = self.role.as_ref().is_some_and(|old| old.spec == role.spec);
-        let keeps = same && role.spec.optimizer.is_none() && !role.fresh && !self.failed;
+        let keeps = same && role.spec.optimizer.is_none() && !role.fresh;
         if !keeps || self.node.is_none() {
             let mut spec = role.spec.clone();
-            let old = if self.failed || role.fresh { None } else { self.node.take() };
+            let old = self.node.take().filter(|_| !role.fresh);
             if old.is_some() {
                 spec.weights = None; // they were loaded once and may have been trained since
             }
             let factory = self.workplace.factory.clone();
-            if old.is_none() {
-                self.node = None; // before the new one takes memory
-            }
             let mut node = guarded(|| factory(&spec))?;
             if let Some(old) = old {
                 let part = without_optimizer(old.save());
@@ -393,6 +393,11 @@ impl Handler<Command> for NodeActor {
     fn handle(&mut self, command: Command, context: &mut Context<Self>) {
         if command.generation < self.generation {
             return;
+        }
+        if command.generation > self.generation {
+            // Nothing of before may get into a new generation: not even of a node that works only
+            // in a later stage and was there already.
+            (self.node, self.role, self.failed) = (None, None, false);
         }
         self.generation = command.generation;
         if self.failed && !matches!(command.order, Order::Assume(_) | Order::Stop) {

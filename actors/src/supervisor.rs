@@ -167,13 +167,7 @@ impl Supervisor {
     }
 
     /// Gives every node of a stage its role.
-    fn cast(
-        &mut self,
-        stage: usize,
-        step: u64,
-        load: Option<(PathBuf, Manifest)>,
-        anew: bool,
-    ) {
+    fn cast(&mut self, stage: usize, step: u64, load: Option<(PathBuf, Manifest)>) {
         (self.stage, self.step, self.granted) = (stage, step, 0);
         let graph = self.charge.graph.clone();
         let mut roles = assign::roles(&graph, stage, step);
@@ -193,8 +187,7 @@ impl Supervisor {
             roles.extend(resting.into_iter().filter(|(n, _)| manifest.parts.contains_key(n)));
         }
         let waiting = roles.keys().cloned().collect();
-        for (name, mut role) in roles {
-            role.fresh |= anew;
+        for (name, role) in roles {
             self.command(&name, Order::Assume(Box::new(role)));
         }
         let plan = self.plan();

@@ -92,7 +92,12 @@ pub fn write_part(folder: &Path, node: &str, part: &Part) -> Result<PartFile, Ch
             (name.clone(), dtype(frame.dtype()), frame.shape().to_vec(), frame.bytes())
         })
         .collect();
+    // The library writes no valid header for a file without tensors.
     let mut views = Vec::new();
+    if bytes.is_empty() {
+        let nothing = TensorView::new(Dtype::U8, vec![0], &[]);
+        views.push((NOTHING, nothing.map_err(|e| damaged(e.to_string()))?));
+    }
     for (name, dtype, shape, bytes) in &bytes {
         let view = TensorView::new(*dtype, shape.clone(), bytes);
         views.push((name.as_str(), view.map_err(|e| damaged(e.to_string()))?));
@@ -108,6 +113,9 @@ pub fn write_part(folder: &Path, node: &str, part: &Part) -> Result<PartFile, Ch
     write(&path).map_err(io(format!("cannot write {}", path.display())))?;
     Ok(PartFile { file: name, bytes: data.len() as u64, sha256: hex(&Sha256::digest(&data)) })
 }
+
+/// Tensor of no bytes, in parts without tensors.
+const NOTHING: &str = "_";
 
 /// Reads one part and compares it with its entry in the manifest.
 pub fn read_part(folder: &Path, entry: &PartFile) -> Result<Part, CheckpointError> {
@@ -143,7 +151,7 @@ fn parse_part(data: &[u8]) -> Result<Part, String> {
     let (_, metadata) = SafeTensors::read_metadata(data).map_err(|e| e.to_string())?;
     let tensors = SafeTensors::deserialize(data).map_err(|e| e.to_string())?;
     let mut part = Part::default();
-    for (name, view) in tensors.iter() {
+    for (name, view) in tensors.iter().filter(|(name, _)| *name != NOTHING) {
         let dtype = match view.dtype() {
             Dtype::F32 => DType::F32,
             Dtype::BF16 => DType::Bf16,
@@ -320,6 +328,19 @@ mod tests {
         let back = read_part(&path, &found.parts["n"]).unwrap();
         assert_eq!(back.tensors["w"].to_f32(), [1.0, 2.0, 3.0, 4.0]);
         assert_eq!(back.words["steps"], "3");
+    }
+
+    #[test]
+    fn a_part_without_tensors_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut part = Part::default();
+        for words in [BTreeMap::new(), BTreeMap::from([("cursor".to_owned(), "7".to_owned())])] {
+            part.words = words;
+            let entry = write_part(folder.path(), "n", &part).unwrap();
+            let back = read_part(folder.path(), &entry).unwrap();
+            assert!(back.tensors.is_empty());
+            assert_eq!(back.words, part.words);
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Supervisor {
             return self.end(Outcome::Interrupted { step: self.step });
         }
         if stage_over {
-            return self.cast(self.stage + 1, self.step, None, false);
+            return self.cast(self.stage + 1, self.step, None);
         }
         // Only now, so that the checkpoint has their state at this boundary.
         let over = self.step - 1;

@@ -25,7 +25,7 @@ impl Supervisor {
         let gathered = self.charge.hosts.gather(self.generation);
         self.progress = self.charge.clock.now();
         match gathered {
-            Ok(()) => self.cast(stage, step, newest, true),
+            Ok(()) => self.cast(stage, step, newest),
             Err(error) => self.recover(error.to_string()),
         }
     }

@@ -156,9 +156,9 @@ fn a_node_that_hangs_is_named_after_the_deadline() {
     trial.graph.experiment.run.max_restarts = 0;
     trial.script = Arc::new(move |node, at| {
         if node == "model" && at.step == 3 {
-            clock.0.fetch_add(601, Ordering::SeqCst);
             loop {
-                std::thread::park();
+                clock.0.fetch_add(601, Ordering::SeqCst);
+                std::thread::park_timeout(Duration::from_millis(100));
             }
         }
     });
