@@ -168,6 +168,7 @@ pub fn check_path(base: &Located, path: &str, place: &Place, report: &mut Report
             // New keys: an option of a node, or a top-level section.
             None if last && index != 1 && !matches!(at.tree, Tree::List(_)) => return Some(()),
             None if index == 0 && ["hosts", "place", "run"].contains(key) => return Some(()),
+            None if keys[0] == "run" => return Some(()), // a name that is not known is found later
             None if ["place", "hosts"].contains(&keys[0]) => return Some(()),
             None if keys[0] == "graph" && index >= 2 && keys.get(2) == Some(&"in") => {
                 return Some(());

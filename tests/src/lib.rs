@@ -1,3 +1,5 @@
 //! What tests share.
 
+pub mod faults;
 pub mod golden;
+pub mod runs;
