@@ -92,16 +92,16 @@ pub(crate) fn shapes(
             };
             binding.take(port, producer, (from, shape), report);
         }
-        if !known || !binding.sound {
-            continue;
-        }
-        let problems = (node.entry.check)(&node.options, &binding.dims);
+        // Options that are wrong by themselves are named even when an input is not known.
+        let (sound, none) = (known && binding.sound, Dims::new());
+        let dims = if sound { &binding.dims } else { &none };
+        let problems = (node.entry.check)(&node.options, dims);
         for problem in &problems {
             let path = join(&format!("graph.{name}"), &problem.option);
             let found = context.problem(Code::Value, &path, problem.message.clone());
             report.add(found.hint(problem.hint.clone()));
         }
-        if !problems.is_empty() {
+        if !sound || !problems.is_empty() {
             continue;
         }
         if let Some(outputs) = binding.give(&node.ports.outputs, report) {
@@ -155,7 +155,8 @@ impl Binding<'_> {
         }
         for (index, (pattern, value)) in patterns.iter().zip(&shape.dims).enumerate() {
             if let Err(why) = self.bind(pattern, *value, from) {
-                fail(format!("{ends}, but {gives}: dim {index} is {value}, {why}"), String::new());
+                let hint = "change the options that set it on one side, so that both agree".to_owned();
+                fail(format!("{ends}, but {gives}: dim {index} is {value}, {why}"), hint);
                 self.sound = false;
             }
         }
@@ -166,7 +167,8 @@ impl Binding<'_> {
             };
             let (name, port) = (self.name, &port.name);
             let message = format!("`{name}.{port}` takes {tag} `{value}`, but `{from}` gives `{found}`");
-            report.add(self.context.problem(Code::Mismatch, &path, message));
+            let hint = format!("connect an output with {tag} `{value}`");
+            report.add(self.context.problem(Code::Mismatch, &path, message).hint(hint));
             self.sound = false;
         }
     }
@@ -247,10 +249,16 @@ impl Binding<'_> {
 
     /// Where the symbols of an error come from.
     fn origins(&self, error: &DimError) -> String {
-        let DimError::Remainder { what, .. } = error else { return String::new() };
-        match self.from.get(what) {
-            Some(from) => format!("{what} comes from `{from}`; change it or the patch size"),
-            None => String::new(),
+        let divided = match error {
+            DimError::Remainder { what, divisor, .. } => self.from.get(what).zip(Some((what, divisor))),
+            _ => None,
+        };
+        match divided {
+            Some((from, (what, divisor))) => format!(
+                "{what} comes from `{from}`; make it a multiple of {divisor}, or divide by another number in `{}`",
+                self.name
+            ),
+            None => format!("change the options of `{}` that its dims depend on", self.name),
         }
     }
 }

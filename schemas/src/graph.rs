@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::dims::Dims;
-use crate::entry::Registry;
+use crate::entry::{OptionProblem, Registry};
 use crate::experiment::{Experiment, Frozen, NodeConfig, StageConfig};
 use crate::flow;
 use crate::node::{NodeSpec, Optimizer};
@@ -27,6 +27,8 @@ pub struct Surroundings {
     pub devices: Vec<&'static str>,
     /// Observers by name.
     pub observers: Vec<&'static str>,
+    /// Reads the options of an observer that exists.
+    pub observe: fn(&str, &serde_json::Value) -> Result<(), OptionProblem>,
     /// Folder of the experiment file: relative paths are looked up here after the current folder.
     pub base: PathBuf,
 }
@@ -167,17 +169,23 @@ impl Graph {
         stages::check_hosts(tree, &experiment, &mut report);
         let mut stages = Vec::new();
         let mut first_step = 0;
+        let mut findings = Findings::default();
         for (index, config) in experiment.curriculum.iter().enumerate() {
-            let Some(changed) = changed(tree, index, config, &mut report) else { continue };
-            let mut silent = Report::default();
-            let again = Experiment::read(&changed, &mut silent);
+            let changed = changed(tree, index, config, &mut report);
+            let again = Experiment::read(&changed, &mut Report::default());
             let context = Context { tree: &changed, experiment: &again, index, config, around };
-            if let Some(mut stage) = check_stage(&context, &mut report) {
+            let mut found = Report::default();
+            if let Some(mut stage) = check_stage(&context, &mut found) {
                 stage.first_step = first_step;
                 first_step += stage.steps;
                 stages.push(stage);
             }
+            findings.add(config, found);
         }
+        if experiment.curriculum.is_empty() {
+            stages::without_curriculum(tree, &experiment, around, &mut report);
+        }
+        findings.report(experiment.curriculum.len(), &mut report);
         stages::check_hand_off(tree, &stages, around, &mut report);
         if report.is_empty() {
             Ok(Self { experiment, stages })
@@ -212,9 +220,19 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// A problem at a dotted path of the tree.
+    /// A problem at a dotted path of the tree. What a stage changes is named where it was written.
     pub(crate) fn problem(&self, code: Code, path: &str, message: String) -> Diagnostic {
-        Diagnostic::new(code, &self.tree.place_of(path), path, message)
+        let place = self.tree.place_of(path);
+        let changed = self.config.changes.keys().find_map(|key| {
+            let rest = path.strip_prefix("graph.")?.strip_prefix(key.as_str())?;
+            (rest.is_empty() || rest.starts_with('.')).then(|| format!("{key}{rest}"))
+        });
+        match changed {
+            Some(key) => {
+                Diagnostic::new(code, &place, format!("{}.with.{key}", self.path()), message)
+            }
+            None => Diagnostic::new(code, &place, path, message),
+        }
     }
 
     /// Dotted path of this stage.
@@ -223,23 +241,50 @@ impl Context<'_> {
     }
 }
 
-/// The tree with the `with:` of a stage applied.
-fn changed(
-    tree: &Located,
-    index: usize,
-    stage: &StageConfig,
-    report: &mut Report,
-) -> Option<Located> {
+/// Problems of the stages. One that only some stages have says which stage it is.
+#[derive(Default)]
+struct Findings {
+    /// A problem, the first stage that has it, and how many stages do.
+    found: Vec<(Diagnostic, String, usize)>,
+}
+
+impl Findings {
+    fn add(&mut self, stage: &StageConfig, report: Report) {
+        for problem in report.into_problems() {
+            match self.found.iter_mut().find(|(other, _, _)| *other == problem) {
+                Some((_, _, stages)) => *stages += 1,
+                None => self.found.push((problem, stage.name.clone(), 1)),
+            }
+        }
+    }
+
+    fn report(self, stages: usize, report: &mut Report) {
+        for (mut problem, stage, count) in self.found {
+            if count < stages && problem.path.starts_with("graph.") {
+                problem.message = format!("in stage `{stage}`: {}", problem.message);
+            }
+            report.add(problem);
+        }
+    }
+}
+
+/// The tree with the `with:` of a stage applied; changes that point at nothing are left out.
+fn changed(tree: &Located, index: usize, stage: &StageConfig, report: &mut Report) -> Located {
     let mut changed = tree.clone();
     let with = format!("curriculum.{index}.with");
-    let Some(changes) = tree.find(&with) else { return Some(changed) };
+    let Some(changes) = tree.find(&with) else { return changed };
     debug_assert_eq!(changes.entries().len(), stage.changes.len());
     for (path, value) in changes.entries() {
         let full = format!("graph.{path}");
-        layers::check_path(tree, &full, &value.place, report)?;
-        changed.set(&full, value.clone());
+        match layers::check_path(&changed, &full) {
+            Ok(()) => changed.set(&full, value.clone()),
+            Err(nothing) => {
+                let path = format!("{with}.{path}");
+                report.add(nothing.within("graph.").diagnostic(&value.place, path));
+            }
+        }
     }
-    Some(changed)
+    changed
 }
 
 fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph> {
@@ -344,7 +389,10 @@ fn check_weights(
     }
     if let Err(error) = (node.entry.check_weights)(spec) {
         let path = format!("graph.{name}.weights");
-        let hint = "`playhouse explain` shows the keys that a kind takes";
+        let hint = match spec.weights.as_ref().is_some_and(|file| file.exists()) {
+            true => "name a file of this kind and these options, or change the options to the file's",
+            false => "name a file that exists, from here or from the experiment's folder",
+        };
         report.add(context.problem(Code::Weights, &path, error.to_string()).hint(hint));
     }
 }

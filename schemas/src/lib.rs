@@ -14,6 +14,8 @@ pub mod graph;
 pub mod layers;
 pub mod node;
 pub mod port;
+mod reading;
 mod resolve;
 mod stages;
+pub mod words;
 pub mod yaml;

@@ -6,9 +6,11 @@ use serde_json::Value;
 
 use crate::diagnostic::{Code, Report};
 use crate::entry::{Entry, find, nearest};
-use crate::experiment::{NODE_KEYS, NodeConfig, quoted};
+use crate::experiment::{NODE_KEYS, NodeConfig};
 use crate::graph::{Context, WEIGHTS, connected};
 use crate::port::Ports;
+use crate::reading::quoted;
+use crate::words;
 
 /// A node whose kind and options are known.
 pub(crate) struct Resolved {
@@ -67,20 +69,41 @@ fn resolve(
         let message = format!("`{}` has no option `{key}`", config.kind);
         report.add(context.problem(Code::Unknown, &format!("{path}.{key}"), message).hint(hint));
     }
-    let options = match (entry.resolve)(&Value::Object(options)) {
-        Ok(options) => options,
-        Err(problem) => {
-            let full = join(&path, &problem.option);
-            let hint = format!("`playhouse explain {}` lists the options", config.kind);
-            report.add(context.problem(Code::Value, &full, problem.message).hint(hint));
-            return None;
-        }
-    };
+    let options = read_options(context, (&path, &config.kind), entry, options, report)?;
     let wired: Vec<String> =
         connected(config).into_iter().map(|(port, _)| port).filter(|p| p != WEIGHTS).collect();
     let ports = (entry.ports)(&options, &wired);
     check_inputs(context, name, config, &ports, report);
     Some(Resolved { entry, options, ports })
+}
+
+/// Reads options and reports all that do not fit: one that does not is left out, and the rest is
+/// read again.
+fn read_options(
+    context: &Context<'_>,
+    (path, kind): (&str, &str),
+    entry: &Entry,
+    mut options: serde_json::Map<String, Value>,
+    report: &mut Report,
+) -> Option<Value> {
+    let mut left_out: Vec<String> = Vec::new();
+    loop {
+        let problem = match (entry.resolve)(&Value::Object(options.clone())) {
+            Ok(read) if left_out.is_empty() => return Some(read),
+            Ok(_) => return None,
+            Err(problem) => problem,
+        };
+        let full = join(path, &problem.option);
+        let (message, hint) = words::plain(&problem.message, words::name(&full));
+        if !left_out.iter().any(|key| message == format!("`{key}` is missing")) {
+            let explain = format!("`playhouse explain {kind}` lists the options");
+            let hint = if hint.is_empty() { explain } else { format!("{hint}; {explain}") };
+            report.add(context.problem(Code::Value, &full, message).hint(hint));
+        }
+        let key = problem.option.split(['.', '[']).next().unwrap_or_default().to_owned();
+        options.shift_remove(&key)?;
+        left_out.push(key);
+    }
 }
 
 /// Names of the options of a kind, from its schema.

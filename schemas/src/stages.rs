@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::entry::{find, nearest};
-use crate::experiment::{Experiment, Frozen, quoted};
+use crate::experiment::{Experiment, Frozen, StageConfig};
+use crate::flow;
 use crate::graph::{Context, End, StageGraph, Surroundings};
 use crate::port::Grad;
-use crate::resolve::Resolved;
-use crate::yaml::Located;
+use crate::reading::quoted;
+use crate::resolve::{self, Resolved, join};
+use crate::words;
+use crate::yaml::{Located, Tree};
 
 /// Loss ports of a stage and their weights.
 pub(crate) fn losses(
@@ -18,14 +21,17 @@ pub(crate) fn losses(
 ) -> BTreeMap<End, f64> {
     let stage = context.path();
     if context.config.steps == 0 {
-        let message = format!("stage `{}` has no steps", context.config.name);
-        report.add(context.problem(Code::Value, &format!("{stage}.steps"), message));
+        let message = "`steps` is 0, but a stage has at least 1".to_owned();
+        let problem = context.problem(Code::Value, &format!("{stage}.steps"), message);
+        report.add(problem.hint("write a number from 1, or remove the stage"));
     }
     if context.config.accumulate == 0 {
-        let message = "`accumulate` is 0; a step has at least 1 microbatch".to_owned();
-        report.add(context.problem(Code::Value, &format!("{stage}.accumulate"), message));
+        let message = "`accumulate` is 0, but a step has at least 1 microbatch".to_owned();
+        let problem = context.problem(Code::Value, &format!("{stage}.accumulate"), message);
+        report.add(problem.hint("write a number from 1, or leave it out"));
     }
-    if context.config.losses.is_empty() {
+    let entries = context.tree.find(&format!("{stage}.losses"));
+    if entries.is_none_or(|e| matches!(e.tree, Tree::Null) || e.what() == "a mapping" && e.entries().is_empty()) {
         let message = format!("stage `{}` has no loss", context.config.name);
         report.add(
             context
@@ -34,7 +40,6 @@ pub(crate) fn losses(
         );
     }
     let place = context.tree.place_of(&format!("{stage}.losses"));
-    let entries = context.tree.find(&format!("{stage}.losses"));
     let mut losses = BTreeMap::new();
     for (name, weight) in &context.config.losses {
         let place = entries.and_then(|e| e.get(name)).map_or(&place, |value| &value.place);
@@ -42,18 +47,20 @@ pub(crate) fn losses(
             Diagnostic::new(code, place, format!("{stage}.losses.{name}"), message)
         };
         if !weight.is_finite() {
-            report.add(problem(Code::Value, format!("the weight of `{name}` is {weight}")));
+            let message = format!("the weight of `{name}` is {weight}, not a finite number");
+            report.add(problem(Code::Value, message).hint(format!("write `{name}: 1`")));
         }
         let Some((node, port)) = name.split_once('.') else {
             let message = format!("`{name}` is not `node.port`");
-            report.add(problem(Code::Value, message).hint(format!("write `{name}.loss`")));
+            report.add(problem(Code::Value, message).hint(format!("write `{name}.loss: {weight}`")));
             continue;
         };
         if !context.experiment.graph.contains_key(node) {
             let names = context.experiment.graph.keys().map(String::as_str);
-            let hint = nearest(node, names).map(|near| format!("did you mean `{near}`?"));
+            let hint = nearest(node, names).map(|near| format!("did you mean `{near}.{port}`?"));
             let message = format!("no node is named `{node}`");
-            report.add(problem(Code::Unknown, message).hint(hint.unwrap_or_default()));
+            let none = || "give the weight to a node under `graph`".to_owned();
+            report.add(problem(Code::Unknown, message).hint(hint.unwrap_or_else(none)));
             continue;
         }
         let Some(resolved) = nodes.get(node) else { continue };
@@ -89,7 +96,8 @@ pub(crate) fn trained(
                 let hint = nearest(name, known).map(|near| format!("did you mean `{near}`?"));
                 let message = format!("no node is named `{name}`");
                 let problem = context.problem(Code::Unknown, &path, message);
-                report.add(problem.hint(hint.unwrap_or_default()));
+                let none = || format!("take it out of `{list}`, or add it under `graph`");
+                report.add(problem.hint(hint.unwrap_or_else(none)));
                 continue;
             };
             if list == "fresh" {
@@ -103,7 +111,8 @@ pub(crate) fn trained(
             }
             if nodes.get(name).is_some_and(|node| node.entry.source) {
                 let message = format!("`{name}` is a source and has nothing to train");
-                report.add(context.problem(Code::Gradient, &path, message));
+                let problem = context.problem(Code::Gradient, &path, message);
+                report.add(problem.hint("leave it out of `train`"));
                 continue;
             }
             trained.insert(name.clone());
@@ -114,8 +123,10 @@ pub(crate) fn trained(
 }
 
 fn check_optimizer(context: &Context<'_>, stage: &str, report: &mut Report) {
+    let written = context.tree.find(&format!("{stage}.optimizer"));
     let Some(optimizer) = &context.config.optimizer else {
-        if !context.config.train.is_empty() {
+        let absent = written.is_none_or(|o| matches!(o.tree, Tree::Null));
+        if absent && !context.config.train.is_empty() {
             let message = format!("stage `{}` trains but has no optimizer", context.config.name);
             report.add(
                 context
@@ -125,31 +136,38 @@ fn check_optimizer(context: &Context<'_>, stage: &str, report: &mut Report) {
         }
         return;
     };
-    let mut refuse = |key: &str, value: String, range: &str| {
+    let mut refuse = |key: &str, value: f64, range: &str, example: &str| {
         let path = format!("{stage}.optimizer.{key}");
-        let message = format!("`{key}` is {value}; it must be {range}");
-        report.add(context.problem(Code::Value, &path, message));
+        let message = format!("`{key}` is {value}, but must be {range}");
+        let hint = format!("write, for example, `{key}: {example}`");
+        report.add(context.problem(Code::Value, &path, message).hint(hint));
     };
     if !(optimizer.lr > 0.0 && optimizer.lr <= 1.0) {
-        refuse("lr", optimizer.lr.to_string(), "above 0 and at most 1");
+        refuse("lr", optimizer.lr, "above 0 and at most 1", "1.0e-3");
     }
-    for beta in optimizer.betas {
-        if !(0.0..1.0).contains(&beta) {
-            refuse("betas", beta.to_string(), "from 0 to below 1");
+    for beta in optimizer.betas.into_iter().filter(|beta| !(0.0..1.0).contains(beta)) {
+        refuse("betas", beta, "from 0 to below 1", "[0.9, 0.98]");
+    }
+    let none = |value: f64| !(value >= 0.0 && value.is_finite());
+    for (key, value) in [
+        ("weight_decay", optimizer.weight_decay),
+        ("warmup_lr", optimizer.warmup_lr),
+        ("min_lr", optimizer.min_lr),
+        ("eps", optimizer.eps),
+    ] {
+        if none(value) {
+            refuse(key, value, "0 or more", "0.0");
         }
     }
-    if optimizer.weight_decay.is_nan() || optimizer.weight_decay < 0.0 {
-        refuse("weight_decay", optimizer.weight_decay.to_string(), "0 or more");
+    if let Some(clip) = optimizer.clip.filter(|clip| !(*clip > 0.0)) {
+        refuse("clip", clip, "above 0", "3.0");
     }
-    if optimizer.clip.is_some_and(|clip| clip.is_nan() || clip <= 0.0) {
-        refuse("clip", format!("{:?}", optimizer.clip), "above 0");
-    }
-    if optimizer.layer_decay.is_some_and(|decay| !(decay > 0.0 && decay <= 1.0)) {
-        refuse("layer_decay", format!("{:?}", optimizer.layer_decay), "above 0 and at most 1");
+    if let Some(decay) = optimizer.layer_decay.filter(|decay| !(*decay > 0.0 && *decay <= 1.0)) {
+        refuse("layer_decay", decay, "above 0 and at most 1", "0.75");
     }
 }
 
-/// Observers must exist.
+/// Observers must exist and take their options.
 pub(crate) fn check_observers(
     tree: &Located,
     experiment: &Experiment,
@@ -157,10 +175,17 @@ pub(crate) fn check_observers(
     report: &mut Report,
 ) {
     for (index, observer) in experiment.observers.iter().enumerate() {
+        let path = format!("observers.{index}");
         if around.observers.contains(&observer.kind()) {
+            if let Err(problem) = (around.observe)(observer.kind(), &observer.options()) {
+                let full = join(&path, &problem.option);
+                let (message, hint) = words::plain(&problem.message, words::name(&full));
+                let place = tree.place_of(&full);
+                let hint = if problem.hint.is_empty() { hint } else { problem.hint };
+                report.add(Diagnostic::new(Code::Value, &place, full, message).hint(hint));
+            }
             continue;
         }
-        let path = format!("observers.{index}");
         let hint = match nearest(observer.kind(), around.observers.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("known are {}", quoted(&around.observers)),
@@ -168,6 +193,21 @@ pub(crate) fn check_observers(
         let message = format!("no observer is named `{}`", observer.kind());
         let place = tree.place_of(&path);
         report.add(Diagnostic::new(Code::Unknown, &place, path, message).hint(hint));
+    }
+}
+
+/// The nodes and their edges, when no stage says how they are used.
+pub(crate) fn without_curriculum(
+    tree: &Located,
+    experiment: &Experiment,
+    around: &Surroundings,
+    report: &mut Report,
+) {
+    let stage = StageConfig::default();
+    let context = Context { tree, experiment, index: 0, config: &stage, around };
+    let nodes = resolve::nodes(&context, report);
+    if let Some(order) = flow::order(&context, &nodes, report) {
+        flow::shapes(&context, &nodes, &order, report);
     }
 }
 
@@ -181,13 +221,14 @@ pub(crate) fn check_hosts(tree: &Located, experiment: &Experiment, report: &mut 
                 .map(|near| format!("did you mean `{near}`?"));
             let message = format!("no node is named `{node}`");
             let problem = Diagnostic::new(Code::Placement, &place, path.clone(), message);
-            report.add(problem.hint(hint.unwrap_or_default()));
+            let none = || "place a node under `graph`, or remove the line".to_owned();
+            report.add(problem.hint(hint.unwrap_or_else(none)));
         }
         if !experiment.hosts.contains_key(host) {
             let known: Vec<&str> = experiment.hosts.keys().map(String::as_str).collect();
             let hint = match (nearest(host, known.iter().copied()), known.is_empty()) {
                 (Some(near), _) => format!("did you mean `{near}`?"),
-                (None, true) => "name it under `hosts`".to_owned(),
+                (None, true) => format!("write `hosts: {{ {host}: {{ transport: ipc }} }}`"),
                 (None, false) => format!("known are {}", quoted(&known)),
             };
             let message = format!("no host is named `{host}`");
@@ -214,7 +255,12 @@ pub(crate) fn check_hand_off(
             if node.fresh {
                 continue;
             }
-            let path = format!("curriculum.{index}");
+            let mut path = format!("curriculum.{index}");
+            let with = tree.find(&format!("{path}.with")).map_or(&[][..], Located::entries);
+            let own = with.iter().find(|(key, _)| key.split('.').next() == Some(name));
+            if let Some((key, _)) = own {
+                path = format!("{path}.with.{key}");
+            }
             let message = format!(
                 "`{name}` has {count} parameters in stage `{}` and {old} in stage `{old_stage}`",
                 stage.name

@@ -51,26 +51,36 @@ impl Located {
 
     /// The value under a dotted path.
     pub fn find(&self, path: &str) -> Option<&Located> {
-        path.split('.').try_fold(self, |at, key| match &at.tree {
-            Tree::List(items) => items.get(key.parse::<usize>().ok()?),
-            _ => at.get(key),
-        })
+        let (mut at, mut rest) = (self, path);
+        while !rest.is_empty() {
+            (_, at, rest) = at.step(rest)?;
+        }
+        Some(at)
     }
 
     /// The place of a dotted path, or of its nearest ancestor that was written.
     pub fn place_of(&self, path: &str) -> Place {
-        let mut at = self;
-        for key in path.split('.').filter(|key| !key.is_empty()) {
-            let next = match &at.tree {
-                Tree::List(items) => key.parse::<usize>().ok().and_then(|i| items.get(i)),
-                _ => at.get(key),
-            };
-            match next {
-                Some(next) => at = next,
-                None => break,
-            }
+        let (mut at, mut rest) = (self, path);
+        while let Some((_, next, left)) = at.step(rest) {
+            (at, rest) = (next, left);
         }
         at.place.clone()
+    }
+
+    /// One step along a dotted path: the key, its value, and the path that is left. A key may
+    /// hold dots itself (`losses: { align.loss: 1 }`); the longest one that fits is taken.
+    pub(crate) fn step<'a>(&self, path: &'a str) -> Option<(&'a str, &Located, &'a str)> {
+        let ends = path.match_indices('.').map(|(at, _)| at).chain([path.len()]);
+        let mut ends: Vec<usize> = ends.filter(|end| *end > 0).collect();
+        ends.reverse();
+        ends.into_iter().find_map(|end| {
+            let key = &path[..end];
+            let value = match &self.tree {
+                Tree::List(items) => items.get(key.parse::<usize>().ok()?)?,
+                _ => self.get(key)?,
+            };
+            Some((key, value, path.get(end + 1..).unwrap_or_default()))
+        })
     }
 
     /// Entries of a mapping; none of anything else.
@@ -111,12 +121,14 @@ impl Located {
 
     /// Sets a dotted path; makes mappings on the way.
     pub fn set(&mut self, path: &str, value: Located) {
-        let (key, rest) = path.split_once('.').map_or((path, None), |(k, r)| (k, Some(r)));
-        if let (Tree::List(items), Ok(index)) = (&mut self.tree, key.parse::<usize>()) {
-            match (items.get_mut(index), rest) {
-                (Some(item), Some(rest)) => item.set(rest, value),
-                (Some(item), None) => *item = value,
-                (None, _) => {}
+        let known = self.step(path).map(|(key, _, rest)| (key, rest));
+        let (key, rest) = known.unwrap_or_else(|| path.split_once('.').unwrap_or((path, "")));
+        if let Tree::List(items) = &mut self.tree {
+            let item = key.parse::<usize>().ok().and_then(|index| items.get_mut(index));
+            match item {
+                Some(item) if rest.is_empty() => *item = value,
+                Some(item) => item.set_below(key, rest, value),
+                None => {}
             }
             return;
         }
@@ -126,14 +138,25 @@ impl Located {
         let Tree::Map(entries) = &mut self.tree else { return };
         let at = entries.iter().position(|(name, _)| name == key);
         match (at, rest) {
-            (Some(at), None) => entries[at].1 = value,
-            (Some(at), Some(rest)) => entries[at].1.set(rest, value),
-            (None, None) => entries.push((key.to_owned(), value)),
-            (None, Some(rest)) => {
+            (Some(at), "") => entries[at].1 = value,
+            (Some(at), rest) => entries[at].1.set_below(key, rest, value),
+            (None, "") => entries.push((key.to_owned(), value)),
+            (None, rest) => {
                 let mut inner = Self::empty(value.place.clone());
-                inner.set(rest, value);
+                inner.set_below(key, rest, value);
                 entries.push((key.to_owned(), inner));
             }
+        }
+    }
+
+    /// Sets a path below `key`. Keys of `losses` and of `with` are dotted paths themselves.
+    fn set_below(&mut self, key: &str, rest: &str, value: Located) {
+        if !["losses", "with"].contains(&key) || self.step(rest).is_some() {
+            return self.set(rest, value);
+        }
+        match &mut self.tree {
+            Tree::Map(entries) => entries.push((rest.to_owned(), value)),
+            tree => *tree = Tree::Map(vec![(rest.to_owned(), value)]),
         }
     }
 
@@ -221,7 +244,8 @@ pub fn parse(origin: &str, text: &str, report: &mut Report) -> Option<Located> {
                 let marker = error.marker();
                 let place = Place::new(&origin, marker.line(), marker.col() + 1);
                 let message = format!("this is not YAML: {}", error.info());
-                reader.report.add(Diagnostic::new(Code::Yaml, &place, "", message));
+                let hint = "look for an open bracket or quote, a tab, or a missing blank after `:`";
+                reader.report.add(Diagnostic::new(Code::Yaml, &place, "", message).hint(hint));
                 return None;
             }
         }
@@ -264,7 +288,7 @@ impl Reader<'_> {
                 }
                 _ => None,
             },
-            Event::Alias(..) => self.fail(&place, "anchors and aliases are not read"),
+            Event::Alias(..) => self.fail(&place, "aliases are not read", "write the value again"),
             _ => Some(()),
         }
     }
@@ -272,15 +296,26 @@ impl Reader<'_> {
     fn open(&mut self, open: Open) -> Option<()> {
         if self.stack.len() >= MAX_DEPTH {
             let place = Place::new(self.origin, 1, 1);
-            return self.fail(&place, "the nesting is too deep");
+            return self.fail(&place, "the nesting is too deep", "nest less than 64 deep");
         }
         self.stack.push(open);
         Some(())
     }
 
-    fn fail(&mut self, place: &Place, message: &str) -> Option<()> {
-        self.report.add(Diagnostic::new(Code::Yaml, place, "", message.to_owned()));
+    fn fail(&mut self, place: &Place, message: &str, hint: &str) -> Option<()> {
+        let problem = Diagnostic::new(Code::Yaml, place, "", message.to_owned());
+        self.report.add(problem.hint(hint));
         None
+    }
+
+    /// Dotted path of a key in the innermost mapping.
+    fn path(&self, key: &str) -> String {
+        let part = |open: &Open| match open {
+            Open::List(items, _) => Some(items.len().to_string()),
+            Open::Map(_, key, _) => key.as_ref().map(|(key, _)| key.clone()),
+        };
+        let parts = self.stack.iter().filter_map(part).chain([key.to_owned()]);
+        parts.collect::<Vec<_>>().join(".")
     }
 
     fn put(&mut self, mut value: Located) -> Option<()> {
@@ -294,16 +329,17 @@ impl Reader<'_> {
                         Tree::Text(text) => text,
                         Tree::Int(number) => number.to_string(),
                         Tree::Bool(value) => value.to_string(),
-                        _ => return self.fail(&place, "a key must be a word"),
+                        _ => return self.fail(&place, "a key must be a word", "quote it"),
                     };
                     *key = Some((name, place));
                 }
                 Some((name, place)) => {
                     if let Some((_, first)) = entries.iter().find(|(n, _)| *n == name) {
                         let message = format!("`{name}` is there twice");
-                        let hint = format!("the first one is at {}; rename one", first.place);
+                        let hint = format!("the first one is at {}; remove or rename one", first.place);
                         let problem = Diagnostic::new(Code::Twice, &place, "", message).hint(hint);
-                        self.report.add(problem);
+                        let path = self.path(&name);
+                        self.report.add(Diagnostic { path, ..problem });
                         return Some(());
                     }
                     value.place = place;
