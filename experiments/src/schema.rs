@@ -51,7 +51,8 @@ fn node(
     let prefix = format!("{kind} ");
     prefix_references(&mut options, &prefix);
     if let Value::Object(inner) = options["$defs"].take() {
-        definitions.extend(inner.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value)));
+        definitions
+            .extend(inner.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value)));
     }
     let mut properties = Map::new();
     for key in NODE_KEYS {
@@ -79,7 +80,8 @@ fn prefix_references(schema: &mut Value, prefix: &str) {
             for (key, value) in map {
                 match value {
                     Value::String(text) if key == "$ref" => {
-                        *text = text.replacen("#/$defs/", &format!("#/$defs/{}", pointer(prefix)), 1);
+                        *text =
+                            text.replacen("#/$defs/", &format!("#/$defs/{}", pointer(prefix)), 1);
                     }
                     _ => prefix_references(value, prefix),
                 }
@@ -98,7 +100,8 @@ fn pointer(name: &str) -> String {
 /// Observers that exist, wherever their name is written.
 fn name_observers(definitions: &mut Map<String, Value>) {
     let names = crate::read::surroundings(std::path::Path::new("")).observers;
-    let Some(Value::Array(forms)) = definitions.get_mut("ObserverConfig").map(|o| o["anyOf"].take())
+    let Some(Value::Array(forms)) =
+        definitions.get_mut("ObserverConfig").map(|o| o["anyOf"].take())
     else {
         return;
     };

@@ -74,7 +74,10 @@ pub const NODE_KEYS: [&str; 8] =
 
 /// What of a node never trains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "`frozen` is `true`, `false`, or a list of the first words of parameter paths")]
+#[serde(
+    untagged,
+    expecting = "takes `true`, `false`, or a list of names; write, for example, `frozen: true`"
+)]
 pub enum Frozen {
     /// All of it, or nothing.
     All(bool),
@@ -136,7 +139,7 @@ impl Default for StageConfig {
 
 /// An observer: a name, or a mapping with `kind` and its options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "an observer is a name, or a mapping with `kind` and options")]
+#[serde(untagged, expecting = "takes names, or mappings with `kind`; write, for example, `[progress, { kind: checkpoint, every: 100 }]`")]
 pub enum ObserverConfig {
     /// By name, with default options.
     Name(String),

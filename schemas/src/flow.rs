@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostic::{Code, Report};
 use crate::dims::{Dim, DimError, Dims};
-use crate::graph::{Context, End, Shape, WEIGHTS, connected};
+use crate::context::Context;
+use crate::graph::{End, Shape, WEIGHTS, connected};
 use crate::port::{Grad, Port};
 use crate::resolve::{Resolved, join};
 
@@ -77,7 +78,8 @@ pub(crate) fn shapes(
         let Some(node) = nodes.get(name) else { continue };
         let inputs: BTreeMap<String, End> =
             connected(&context.experiment.graph[name]).into_iter().collect();
-        let mut binding = Binding { context, name, dims: Dims::new(), from: BTreeMap::new(), sound: true };
+        let mut binding =
+            Binding { context, name, dims: Dims::new(), from: BTreeMap::new(), sound: true };
         let mut known = true;
         for port in &node.ports.inputs {
             let Some(from) = inputs.get(&port.name) else {
@@ -134,7 +136,7 @@ impl Binding<'_> {
             let (takes, found) = (port.elements.name(), shape.elements.name());
             let (name, port) = (self.name, &port.name);
             let message = format!("`{name}.{port}` takes {takes}s, but `{from}` gives {found}s");
-            fail(message, "connect a port of the same class".to_owned());
+            fail(message, format!("connect an output of {takes}s"));
             self.sound = false;
             return;
         }
@@ -149,13 +151,14 @@ impl Binding<'_> {
         if patterns.len() != shape.dims.len() {
             let (takes, found) = (patterns.len(), shape.dims.len());
             let message = format!("{ends} (rank {takes}), but {gives} (rank {found})");
-            fail(message, "connect a port of the same rank".to_owned());
+            fail(message, format!("connect an output of rank {takes}"));
             self.sound = false;
             return;
         }
         for (index, (pattern, value)) in patterns.iter().zip(&shape.dims).enumerate() {
             if let Err(why) = self.bind(pattern, *value, from) {
-                let hint = "change the options that set it on one side, so that both agree".to_owned();
+                let hint =
+                    "change the options that set it on one side, so that both agree".to_owned();
                 fail(format!("{ends}, but {gives}: dim {index} is {value}, {why}"), hint);
                 self.sound = false;
             }
@@ -166,7 +169,8 @@ impl Binding<'_> {
                 continue;
             };
             let (name, port) = (self.name, &port.name);
-            let message = format!("`{name}.{port}` takes {tag} `{value}`, but `{from}` gives `{found}`");
+            let message =
+                format!("`{name}.{port}` takes {tag} `{value}`, but `{from}` gives `{found}`");
             let hint = format!("connect an output with {tag} `{value}`");
             report.add(self.context.problem(Code::Mismatch, &path, message).hint(hint));
             self.sound = false;
@@ -182,11 +186,13 @@ impl Binding<'_> {
             if self.bind(pattern, *value, from).is_ok() {
                 continue;
             }
-            let expected: Vec<usize> = bound.iter().filter_map(|b| b.as_ref().ok().copied()).collect();
-            let other = match pattern {
-                Dim::Symbol(symbol) => self.from.get(symbol).cloned().unwrap_or_default(),
-                _ => String::new(),
+            let expected: Vec<usize> =
+                bound.iter().filter_map(|b| b.as_ref().ok().copied()).collect();
+            let first = match pattern {
+                Dim::Symbol(symbol) => self.from.get(symbol),
+                _ => None,
             };
+            let other = first.map_or(self.name, String::as_str);
             let message = format!(
                 "the token lattice of `{from}` is {lattice:?} (frames, rows, columns), that of `{other}` is {expected:?}"
             );
@@ -228,9 +234,8 @@ impl Binding<'_> {
         };
         for port in ports {
             let lattice = port.lattice.as_deref().map(values).transpose();
-            let shape = values(&port.dims).and_then(|dims| {
-                Ok(Shape { elements: port.elements, dims, lattice: lattice? })
-            });
+            let shape = values(&port.dims)
+                .and_then(|dims| Ok(Shape { elements: port.elements, dims, lattice: lattice? }));
             match shape {
                 Ok(shape) => {
                     outputs.insert(port.name.clone(), shape);
@@ -239,7 +244,11 @@ impl Binding<'_> {
                     let (name, port) = (self.name, &port.name);
                     let message = format!("`{name}.{port}` has no shape: {error}");
                     let path = format!("graph.{}", self.name);
-                    report.add(self.context.problem(Code::Value, &path, message).hint(self.origins(&error)));
+                    report.add(
+                        self.context
+                            .problem(Code::Value, &path, message)
+                            .hint(self.origins(&error)),
+                    );
                     return None;
                 }
             }
@@ -250,7 +259,9 @@ impl Binding<'_> {
     /// Where the symbols of an error come from.
     fn origins(&self, error: &DimError) -> String {
         let divided = match error {
-            DimError::Remainder { what, divisor, .. } => self.from.get(what).zip(Some((what, divisor))),
+            DimError::Remainder { what, divisor, .. } => {
+                self.from.get(what).zip(Some((what, divisor)))
+            }
             _ => None,
         };
         match divided {
@@ -264,9 +275,10 @@ impl Binding<'_> {
 }
 
 /// Nodes that the losses need, in name order.
-pub(crate) fn active(context: &Context<'_>, losses: &BTreeMap<End, f64>) -> BTreeSet<String> {
+pub(crate) fn active(context: &Context<'_>) -> BTreeSet<String> {
     let mut active = BTreeSet::new();
-    let mut open: Vec<String> = losses.keys().map(|end| end.node.clone()).collect();
+    let losses = context.config.losses.keys().filter_map(|end| end.split('.').next());
+    let mut open: Vec<String> = losses.map(str::to_owned).collect();
     while let Some(name) = open.pop() {
         if !active.insert(name.clone()) {
             continue;
@@ -304,7 +316,8 @@ pub(crate) fn gradients(
     };
     let mut edges = Vec::new();
     for name in order {
-        for (port, from) in connected(&context.experiment.graph[name]) {
+        let Some(config) = context.experiment.graph.get(name) else { continue };
+        for (port, from) in connected(config) {
             let to = End::new(name, &port);
             let flows = grad_of(&to, false) == Some(Grad::Flows)
                 && grad_of(&from, true) == Some(Grad::Flows);
@@ -350,7 +363,8 @@ fn report_unreached(
     losses: &BTreeMap<End, f64>,
     report: &mut Report,
 ) {
-    let path = format!("{}.train", context.path());
+    let place = context.config.train.iter().position(|other| other == name).unwrap_or_default();
+    let path = format!("{}.train.{place}", context.path());
     let stage = &context.config.name;
     // Does any path, also through stopped ports, end at a loss?
     let mut seen = BTreeSet::from([name.to_owned()]);
@@ -370,8 +384,12 @@ fn report_unreached(
     }
     let (message, hint) = match stopped.filter(|_| found) {
         Some(end) => (
-            format!("`{name}` trains in stage `{stage}`, but its gradient would have to pass `{end}`, where gradients end"),
-            format!("leave `{name}` out of `train`, or connect it to a port that gradients flow through"),
+            format!(
+                "`{name}` trains in stage `{stage}`, but its gradient would have to pass `{end}`, where gradients end"
+            ),
+            format!(
+                "leave `{name}` out of `train`, or connect it to a port that gradients flow through"
+            ),
         ),
         None => (
             format!("`{name}` trains in stage `{stage}`, but no loss of the stage reaches it"),

@@ -11,11 +11,13 @@ use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::dims::Dims;
 use crate::entry::{OptionProblem, Registry};
 use crate::experiment::{Experiment, Frozen, NodeConfig, StageConfig};
+use crate::context::Context;
+use crate::findings::Findings;
 use crate::flow;
 use crate::node::{NodeSpec, Optimizer};
 use crate::port::{Elements, Ports};
 use crate::resolve::{self, Resolved};
-use crate::yaml::Located;
+use crate::yaml::{Located, Tree};
 use crate::{layers, stages};
 
 /// What the program around the graph offers.
@@ -171,16 +173,23 @@ impl Graph {
         let mut first_step = 0;
         let mut findings = Findings::default();
         for (index, config) in experiment.curriculum.iter().enumerate() {
+            if !matches!(
+                tree.find(&format!("curriculum.{index}")).map(|s| &s.tree),
+                Some(Tree::Map(_))
+            ) {
+                continue;
+            }
             let changed = changed(tree, index, config, &mut report);
-            let again = Experiment::read(&changed, &mut Report::default());
+            let mut reread = Report::default();
+            let again = Experiment::read(&changed, &mut reread);
             let context = Context { tree: &changed, experiment: &again, index, config, around };
-            let mut found = Report::default();
+            let mut found = context.newly(reread, &report);
             if let Some(mut stage) = check_stage(&context, &mut found) {
                 stage.first_step = first_step;
                 first_step += stage.steps;
                 stages.push(stage);
             }
-            findings.add(config, found);
+            findings.add(config, found, &flow::active(&context));
         }
         if experiment.curriculum.is_empty() {
             stages::without_curriculum(tree, &experiment, around, &mut report);
@@ -202,69 +211,6 @@ impl Graph {
     /// Steps of the whole run.
     pub fn steps(&self) -> u64 {
         self.stages.iter().map(|s| s.steps).sum()
-    }
-}
-
-/// One stage under check.
-pub(crate) struct Context<'a> {
-    /// The tree with the stage's changes.
-    pub(crate) tree: &'a Located,
-    /// The experiment with the stage's changes.
-    pub(crate) experiment: &'a Experiment,
-    /// Number of the stage.
-    pub(crate) index: usize,
-    /// The stage.
-    pub(crate) config: &'a StageConfig,
-    /// What there is.
-    pub(crate) around: &'a Surroundings,
-}
-
-impl Context<'_> {
-    /// A problem at a dotted path of the tree. What a stage changes is named where it was written.
-    pub(crate) fn problem(&self, code: Code, path: &str, message: String) -> Diagnostic {
-        let place = self.tree.place_of(path);
-        let changed = self.config.changes.keys().find_map(|key| {
-            let rest = path.strip_prefix("graph.")?.strip_prefix(key.as_str())?;
-            (rest.is_empty() || rest.starts_with('.')).then(|| format!("{key}{rest}"))
-        });
-        match changed {
-            Some(key) => {
-                Diagnostic::new(code, &place, format!("{}.with.{key}", self.path()), message)
-            }
-            None => Diagnostic::new(code, &place, path, message),
-        }
-    }
-
-    /// Dotted path of this stage.
-    pub(crate) fn path(&self) -> String {
-        format!("curriculum.{}", self.index)
-    }
-}
-
-/// Problems of the stages. One that only some stages have says which stage it is.
-#[derive(Default)]
-struct Findings {
-    /// A problem, the first stage that has it, and how many stages do.
-    found: Vec<(Diagnostic, String, usize)>,
-}
-
-impl Findings {
-    fn add(&mut self, stage: &StageConfig, report: Report) {
-        for problem in report.into_problems() {
-            match self.found.iter_mut().find(|(other, _, _)| *other == problem) {
-                Some((_, _, stages)) => *stages += 1,
-                None => self.found.push((problem, stage.name.clone(), 1)),
-            }
-        }
-    }
-
-    fn report(self, stages: usize, report: &mut Report) {
-        for (mut problem, stage, count) in self.found {
-            if count < stages && problem.path.starts_with("graph.") {
-                problem.message = format!("in stage `{stage}`: {}", problem.message);
-            }
-            report.add(problem);
-        }
     }
 }
 
@@ -292,9 +238,16 @@ fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph>
     let order = flow::order(context, &nodes, report)?;
     let shapes = flow::shapes(context, &nodes, &order, report);
     let losses = stages::losses(context, &nodes, report);
+    // Where nodes or losses have problems, gradients that do not arrive only follow from them.
+    let sound = report.is_empty() && nodes.len() == context.tree.get("graph")?.entries().len();
     let trained = stages::trained(context, &nodes, report);
-    let active = flow::active(context, &losses);
-    let gradients = flow::gradients(context, &nodes, &order, (&losses, &trained), report);
+    let active = flow::active(context);
+    let mut unreached = Report::default();
+    let ends = (&losses, &trained);
+    let gradients = flow::gradients(context, &nodes, &order, ends, &mut unreached);
+    if sound {
+        unreached.into_problems().into_iter().for_each(|problem| report.add(problem));
+    }
     let mut stage = StageGraph {
         name: context.config.name.clone(),
         steps: context.config.steps,
@@ -319,7 +272,8 @@ fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph>
             })
             .collect();
         let trains = trained.contains(name) && gradients.backward.contains(name);
-        let spec = node_spec(context, name, node, (&shape.dims, &edges, trains, &gradients.backward));
+        let spec =
+            node_spec(context, name, node, (&shape.dims, &edges, trains, &gradients.backward));
         check_weights(context, name, node, &spec, report);
         stage.nodes.insert(
             name.clone(),
@@ -390,7 +344,9 @@ fn check_weights(
     if let Err(error) = (node.entry.check_weights)(spec) {
         let path = format!("graph.{name}.weights");
         let hint = match spec.weights.as_ref().is_some_and(|file| file.exists()) {
-            true => "name a file of this kind and these options, or change the options to the file's",
+            true => {
+                "name a file of this kind and these options, or change the options to the file's"
+            }
             false => "name a file that exists, from here or from the experiment's folder",
         };
         report.add(context.problem(Code::Weights, &path, error.to_string()).hint(hint));

@@ -80,7 +80,8 @@ pub fn merge(layers: &[Layer], report: &mut Report) -> Option<Located> {
         };
         if !matches!(tree.tree, Tree::Map(_)) {
             let message = format!("the document is {}, not a mapping", tree.what());
-            let hint = "an experiment begins with `graph:`; `playhouse new FILE` writes a small one";
+            let hint =
+                "an experiment begins with `graph:`; `playhouse new FILE` writes a small one";
             report.add(Diagnostic::new(Code::Value, &tree.place, "", message).hint(hint));
             return None;
         }
@@ -182,7 +183,8 @@ impl Nothing {
     /// As a problem at a place.
     pub(crate) fn diagnostic(self, place: &Place, path: impl Into<String>) -> Diagnostic {
         let Self { path: written, walked, key, hint } = self;
-        let inside = if walked.is_empty() { "the experiment".into() } else { format!("`{walked}`") };
+        let inside =
+            if walked.is_empty() { "the experiment".into() } else { format!("`{walked}`") };
         let message = format!("`{written}` points at nothing: {inside} has no `{key}`");
         Diagnostic::new(Code::Override, place, path, message).hint(hint)
     }
@@ -276,8 +278,22 @@ fn join(base: &Located, over: &Located) -> Result<Located, ConfigError> {
         .add_source(TreeSource(over.clone()))
         .build()?;
     let mut merged = from_config(&config.cache);
-    merged.place = base.place.clone();
+    restore_places(&mut merged, Some(base), Some(over));
     Ok(merged)
+}
+
+/// Mappings lose their origin in a merge; one begins where its first layer wrote it.
+fn restore_places(merged: &mut Located, base: Option<&Located>, over: Option<&Located>) {
+    let Tree::Map(entries) = &mut merged.tree else { return };
+    let is_map = |side: &&Located| matches!(side.tree, Tree::Map(_));
+    let (base, over) = (base.filter(is_map), over.filter(is_map));
+    if let Some(first) = base.or(over) {
+        merged.place = first.place.clone();
+    }
+    for (key, value) in entries {
+        let (base, over) = (base.and_then(|b| b.get(key)), over.and_then(|o| o.get(key)));
+        restore_places(value, base, over);
+    }
 }
 
 fn to_config(value: &Located) -> Value {
@@ -317,7 +333,8 @@ fn from_config(value: &Value) -> Located {
 mod tests {
     use super::*;
 
-    const BASE: &str = "seed: 1\ngraph:\n  clips: { batch: 2, size: 64 }\nobservers: [progress, csv]\n";
+    const BASE: &str =
+        "seed: 1\ngraph:\n  clips: { batch: 2, size: 64 }\nobservers: [progress, csv]\n";
 
     fn file(name: &str, text: &str) -> Layer {
         Layer::File { name: name.into(), text: text.into() }
@@ -338,6 +355,7 @@ mod tests {
             let found = tree.find(path).unwrap();
             (found.tree.clone(), found.place.to_string())
         };
+        assert_eq!(at("graph.clips").1, "base.yaml:3:3");
         assert_eq!(at("seed"), (Tree::Int(1), "base.yaml:1:1".into()));
         assert_eq!(at("graph.clips.size"), (Tree::Int(32), "more.yaml:1:19".into()));
         assert_eq!(at("graph.clips.batch"), (Tree::Int(8), "--set graph.clips.batch=8".into()));

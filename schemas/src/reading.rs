@@ -13,11 +13,20 @@ use crate::yaml::{Located, Tree};
 
 const TOP_KEYS: [&str; 8] =
     ["question", "seed", "graph", "curriculum", "observers", "hosts", "place", "run"];
-const STAGE_KEYS: [&str; 8] =
+pub(crate) const STAGE_KEYS: [&str; 8] =
     ["name", "steps", "train", "losses", "optimizer", "accumulate", "with", "fresh"];
 const OPTIMIZER_KEYS: [&str; 11] = [
-    "kind", "lr", "betas", "eps", "weight_decay", "clip", "warmup", "warmup_lr", "min_lr",
-    "schedule", "layer_decay",
+    "kind",
+    "lr",
+    "betas",
+    "eps",
+    "weight_decay",
+    "clip",
+    "warmup",
+    "warmup_lr",
+    "min_lr",
+    "schedule",
+    "layer_decay",
 ];
 const HOST_KEYS: [&str; 3] = ["transport", "listen", "threads"];
 const RUN_KEYS: [&str; 5] = ["prefetch", "max_restarts", "restart_window", "keys", "deadline"];
@@ -121,7 +130,9 @@ fn read_node(name: &str, node: &Located, report: &mut Report) -> Option<NodeConf
     let kind = node.get("kind");
     let Some(kind) = kind.and_then(Located::text) else {
         let (place, message) = match kind {
-            Some(kind) => (&kind.place, format!("`kind` of `{name}` is {}, not a word", kind.what())),
+            Some(kind) => {
+                (&kind.place, format!("`kind` of `{name}` is {}, not a word", kind.what()))
+            }
             None => (&node.place, format!("node `{name}` has no `kind`")),
         };
         report.add(
@@ -133,8 +144,10 @@ fn read_node(name: &str, node: &Located, report: &mut Report) -> Option<NodeConf
     let mut config = NodeConfig { kind: kind.to_owned(), ..NodeConfig::default() };
     for (key, value) in node.entries() {
         let path = format!("{path}.{key}");
+        let null = matches!(value.tree, Tree::Null);
         match key.as_str() {
             "kind" => {}
+            "frozen" | "weights" | "device" | "precision" | "checkpointing" | "ema" if null => {}
             "in" => config.inputs = read_inputs(node, &path, report),
             "frozen" => config.frozen = typed(value, &path, report).unwrap_or_default(),
             "weights" => config.weights = typed(value, &path, report),
@@ -152,7 +165,11 @@ fn read_node(name: &str, node: &Located, report: &mut Report) -> Option<NodeConf
     Some(config)
 }
 
-fn read_inputs(node: &Located, path: &str, report: &mut Report) -> BTreeMap<String, Option<String>> {
+fn read_inputs(
+    node: &Located,
+    path: &str,
+    report: &mut Report,
+) -> BTreeMap<String, Option<String>> {
     let mut inputs = BTreeMap::new();
     let parent = path.trim_end_matches(".in");
     for (port, from) in entries(node, "in", parent, "{ port: node.port }", report) {
@@ -189,7 +206,7 @@ fn read_stage(stage: &Located, path: &str, report: &mut Report) -> StageConfig {
     }
     known_keys(stage, path, &STAGE_KEYS, report);
     for (key, example) in [("name", "name: learn"), ("steps", "steps: 100")] {
-        if stage.get(key).is_none() {
+        if stage.get(key).is_none() && !misspelt(stage, key, &STAGE_KEYS) {
             let message = format!("the stage has no `{key}`");
             let problem = Diagnostic::new(Code::Value, &stage.place, path, message);
             report.add(problem.hint(format!("write, for example, `{example}`")));
@@ -236,6 +253,12 @@ fn known_keys(at: &Located, path: &str, known: &[&str], report: &mut Report) {
         let problem = Diagnostic::new(Code::Unknown, &value.place, below(path, key), message);
         report.add(problem.hint(hint));
     }
+}
+
+/// Whether another key is most like this one.
+pub(crate) fn misspelt(at: &Located, key: &str, known: &[&str]) -> bool {
+    let unknown = at.entries().iter().filter(|(name, _)| !known.contains(&name.as_str()));
+    unknown.into_iter().any(|(name, _)| nearest(name, known.iter().copied()) == Some(key))
 }
 
 /// Names in backticks, with commas.
@@ -300,6 +323,9 @@ fn empty(tree: &Located, key: &str, what: &str, example: &str, report: &mut Repo
     };
     if value.is_some_and(|v| !good(v)) {
         return; // reported before as a value of another form
+    }
+    if misspelt(tree, key, &TOP_KEYS) {
+        return;
     }
     let how = if value.is_some() { "empty" } else { "missing" };
     let message = format!("`{key}` is {how}; it is {what}");

@@ -7,10 +7,12 @@ use serde_json::Value;
 use crate::diagnostic::{Code, Report};
 use crate::entry::{Entry, find, nearest};
 use crate::experiment::{NODE_KEYS, NodeConfig};
-use crate::graph::{Context, WEIGHTS, connected};
+use crate::context::Context;
+use crate::graph::{WEIGHTS, connected};
 use crate::port::Ports;
 use crate::reading::quoted;
 use crate::words;
+use crate::yaml::{Located, Tree};
 
 /// A node whose kind and options are known.
 pub(crate) struct Resolved {
@@ -96,8 +98,8 @@ fn read_options(
         let full = join(path, &problem.option);
         let (message, hint) = words::plain(&problem.message, words::name(&full));
         if !left_out.iter().any(|key| message == format!("`{key}` is missing")) {
-            let explain = format!("`playhouse explain {kind}` lists the options");
-            let hint = if hint.is_empty() { explain } else { format!("{hint}; {explain}") };
+            let explain = || format!("`playhouse explain {kind}` lists the options");
+            let hint = if hint.is_empty() { explain() } else { hint };
             report.add(context.problem(Code::Value, &full, message).hint(hint));
         }
         let key = problem.option.split(['.', '[']).next().unwrap_or_default().to_owned();
@@ -122,7 +124,8 @@ fn check_device(context: &Context<'_>, path: &str, config: &NodeConfig, report: 
     };
     if !devices.iter().any(|known| fits(known)) {
         let message = format!("device `{device}` is not in this build");
-        let hint = format!("it has {}; other devices need a build with their feature", quoted(devices));
+        let hint =
+            format!("it has {}; other devices need a build with their feature", quoted(devices));
         report.add(context.problem(Code::Value, &format!("{path}.device"), message).hint(hint));
     }
 }
@@ -148,10 +151,25 @@ fn check_inputs(
         let path = format!("graph.{name}.in.{port}");
         report.add(context.problem(Code::Unknown, &path, message).hint(hint));
     }
+    let written = context.tree.find(&format!("graph.{name}.in"));
+    if written.is_some_and(|inputs| !matches!(inputs.tree, Tree::Map(_) | Tree::Null)) {
+        return; // reported as a value of another form
+    }
+    let written = written.map_or(&[][..], Located::entries);
+    // A name that is nearly right, or a value that is not a port, was reported as such.
+    let meant = |port: &str| {
+        written.iter().any(|(key, from)| match key == port {
+            true => !matches!(from.tree, Tree::Null),
+            false => {
+                !names.contains(&key.as_str()) && nearest(key, names.iter().copied()) == Some(port)
+            }
+        })
+    };
     for port in ports.inputs.iter().filter(|port| !port.optional) {
-        if !matches!(config.inputs.get(&port.name), Some(Some(_))) {
+        if !meant(&port.name) {
             let message = format!("input `{}` of `{name}` is not connected", port.name);
-            let hint = format!("write `in: {{ {}: node.port }}`; it takes `{}`", port.name, port.dims);
+            let hint =
+                format!("write `in: {{ {}: node.port }}`; it takes `{}`", port.name, port.dims);
             let path = format!("graph.{name}");
             report.add(context.problem(Code::Unconnected, &path, message).hint(hint));
         }
@@ -167,10 +185,10 @@ fn check_sources(
 ) {
     for (port, from) in connected(config) {
         let path = format!("graph.{name}.in.{port}");
-        if !context.experiment.graph.contains_key(&from.node) {
+        if !context.is_written(&from.node) {
             let names = context.experiment.graph.keys().map(String::as_str);
             let hint = match nearest(&from.node, names) {
-                Some(near) => format!("did you mean `{near}`?"),
+                Some(near) => format!("did you mean `{near}.{}`?", from.port),
                 None => "look up the names under `graph`".to_owned(),
             };
             let message = format!("no node is named `{}`", from.node);

@@ -6,20 +6,16 @@ use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::entry::{find, nearest};
 use crate::experiment::{Experiment, Frozen, StageConfig};
 use crate::flow;
-use crate::graph::{Context, End, StageGraph, Surroundings};
+use crate::context::{Context, is_written};
+use crate::graph::{End, StageGraph, Surroundings};
 use crate::port::Grad;
-use crate::reading::quoted;
+use crate::reading::{self, quoted};
 use crate::resolve::{self, Resolved, join};
 use crate::words;
 use crate::yaml::{Located, Tree};
 
-/// Loss ports of a stage and their weights.
-pub(crate) fn losses(
-    context: &Context<'_>,
-    nodes: &BTreeMap<String, Resolved>,
-    report: &mut Report,
-) -> BTreeMap<End, f64> {
-    let stage = context.path();
+/// Steps and microbatches.
+fn check_counts(context: &Context<'_>, stage: &str, report: &mut Report) {
     if context.config.steps == 0 {
         let message = "`steps` is 0, but a stage has at least 1".to_owned();
         let problem = context.problem(Code::Value, &format!("{stage}.steps"), message);
@@ -30,8 +26,22 @@ pub(crate) fn losses(
         let problem = context.problem(Code::Value, &format!("{stage}.accumulate"), message);
         report.add(problem.hint("write a number from 1, or leave it out"));
     }
+}
+
+/// Loss ports of a stage and their weights.
+pub(crate) fn losses(
+    context: &Context<'_>,
+    nodes: &BTreeMap<String, Resolved>,
+    report: &mut Report,
+) -> BTreeMap<End, f64> {
+    let stage = context.path();
+    check_counts(context, &stage, report);
     let entries = context.tree.find(&format!("{stage}.losses"));
-    if entries.is_none_or(|e| matches!(e.tree, Tree::Null) || e.what() == "a mapping" && e.entries().is_empty()) {
+    let none = entries.is_none_or(|e| match &e.tree {
+        Tree::Map(entries) => entries.is_empty(),
+        other => matches!(other, Tree::Null),
+    });
+    if none && !misspelt(context, "losses") {
         let message = format!("stage `{}` has no loss", context.config.name);
         report.add(
             context
@@ -52,10 +62,11 @@ pub(crate) fn losses(
         }
         let Some((node, port)) = name.split_once('.') else {
             let message = format!("`{name}` is not `node.port`");
-            report.add(problem(Code::Value, message).hint(format!("write `{name}.loss: {weight}`")));
+            report
+                .add(problem(Code::Value, message).hint(format!("write `{name}.loss: {weight}`")));
             continue;
         };
-        if !context.experiment.graph.contains_key(node) {
+        if !context.is_written(node) {
             let names = context.experiment.graph.keys().map(String::as_str);
             let hint = nearest(node, names).map(|near| format!("did you mean `{near}.{port}`?"));
             let message = format!("no node is named `{node}`");
@@ -91,7 +102,7 @@ pub(crate) fn trained(
     for (list, names) in [("train", &context.config.train), ("fresh", &context.config.fresh)] {
         for (index, name) in names.iter().enumerate() {
             let path = format!("{stage}.{list}.{index}");
-            let Some(config) = context.experiment.graph.get(name) else {
+            if !context.is_written(name) {
                 let known = context.experiment.graph.keys().map(String::as_str);
                 let hint = nearest(name, known).map(|near| format!("did you mean `{near}`?"));
                 let message = format!("no node is named `{name}`");
@@ -99,13 +110,15 @@ pub(crate) fn trained(
                 let none = || format!("take it out of `{list}`, or add it under `graph`");
                 report.add(problem.hint(hint.unwrap_or_else(none)));
                 continue;
-            };
+            }
+            let Some(config) = context.experiment.graph.get(name) else { continue };
             if list == "fresh" {
                 continue;
             }
             if config.frozen == Frozen::All(true) {
                 let message = format!("`{name}` is frozen and cannot train");
-                let hint = format!("leave it out of `train`, or set `{name}.frozen: false` under `with`");
+                let hint =
+                    format!("leave it out of `train`, or set `{name}.frozen: false` under `with`");
                 report.add(context.problem(Code::Gradient, &path, message).hint(hint));
                 continue;
             }
@@ -122,11 +135,17 @@ pub(crate) fn trained(
     trained
 }
 
+/// Whether a key of the stage is written almost right, which was reported.
+fn misspelt(context: &Context<'_>, key: &str) -> bool {
+    let stage = context.tree.find(&context.path());
+    stage.is_some_and(|stage| reading::misspelt(stage, key, &reading::STAGE_KEYS))
+}
+
 fn check_optimizer(context: &Context<'_>, stage: &str, report: &mut Report) {
     let written = context.tree.find(&format!("{stage}.optimizer"));
     let Some(optimizer) = &context.config.optimizer else {
         let absent = written.is_none_or(|o| matches!(o.tree, Tree::Null));
-        if absent && !context.config.train.is_empty() {
+        if absent && !context.config.train.is_empty() && !misspelt(context, "optimizer") {
             let message = format!("stage `{}` trains but has no optimizer", context.config.name);
             report.add(
                 context
@@ -216,7 +235,7 @@ pub(crate) fn check_hosts(tree: &Located, experiment: &Experiment, report: &mut 
     for (node, host) in &experiment.place {
         let path = format!("place.{node}");
         let place = tree.place_of(&path);
-        if !experiment.graph.contains_key(node) {
+        if !is_written(tree, node) {
             let hint = nearest(node, experiment.graph.keys().map(String::as_str))
                 .map(|near| format!("did you mean `{near}`?"));
             let message = format!("no node is named `{node}`");

@@ -5,10 +5,17 @@ use crate::entry::nearest;
 /// A message about the value called `name`, and what to write instead. Text of another origin
 /// comes back as it is, without a hint.
 pub fn plain(text: &str, name: &str) -> (String, String) {
-    wrong_type(text, name)
+    several_forms(text, name)
+        .or_else(|| wrong_type(text, name))
         .or_else(|| unknown_word(text, name))
         .or_else(|| missing(text))
         .unwrap_or_else(|| (text.to_owned(), String::new()))
+}
+
+/// `takes this or that; write, for example, …`, as types of several forms say.
+fn several_forms(text: &str, name: &str) -> Option<(String, String)> {
+    let (takes, hint) = text.strip_prefix("takes ")?.split_once("; ")?;
+    Some((format!("`{name}` has another form; it takes {takes}"), hint.to_owned()))
 }
 
 /// What a value at a dotted path is called: its key, or the key of its list.

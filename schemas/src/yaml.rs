@@ -49,40 +49,6 @@ impl Located {
         self.entries().iter().find(|(name, _)| name == key).map(|(_, value)| value)
     }
 
-    /// The value under a dotted path.
-    pub fn find(&self, path: &str) -> Option<&Located> {
-        let (mut at, mut rest) = (self, path);
-        while !rest.is_empty() {
-            (_, at, rest) = at.step(rest)?;
-        }
-        Some(at)
-    }
-
-    /// The place of a dotted path, or of its nearest ancestor that was written.
-    pub fn place_of(&self, path: &str) -> Place {
-        let (mut at, mut rest) = (self, path);
-        while let Some((_, next, left)) = at.step(rest) {
-            (at, rest) = (next, left);
-        }
-        at.place.clone()
-    }
-
-    /// One step along a dotted path: the key, its value, and the path that is left. A key may
-    /// hold dots itself (`losses: { align.loss: 1 }`); the longest one that fits is taken.
-    pub(crate) fn step<'a>(&self, path: &'a str) -> Option<(&'a str, &Located, &'a str)> {
-        let ends = path.match_indices('.').map(|(at, _)| at).chain([path.len()]);
-        let mut ends: Vec<usize> = ends.filter(|end| *end > 0).collect();
-        ends.reverse();
-        ends.into_iter().find_map(|end| {
-            let key = &path[..end];
-            let value = match &self.tree {
-                Tree::List(items) => items.get(key.parse::<usize>().ok()?)?,
-                _ => self.get(key)?,
-            };
-            Some((key, value, path.get(end + 1..).unwrap_or_default()))
-        })
-    }
-
     /// Entries of a mapping; none of anything else.
     pub fn entries(&self) -> &[(String, Located)] {
         match &self.tree {
@@ -116,47 +82,6 @@ impl Located {
             Tree::Text(_) => "text",
             Tree::List(_) => "a list",
             Tree::Map(_) => "a mapping",
-        }
-    }
-
-    /// Sets a dotted path; makes mappings on the way.
-    pub fn set(&mut self, path: &str, value: Located) {
-        let known = self.step(path).map(|(key, _, rest)| (key, rest));
-        let (key, rest) = known.unwrap_or_else(|| path.split_once('.').unwrap_or((path, "")));
-        if let Tree::List(items) = &mut self.tree {
-            let item = key.parse::<usize>().ok().and_then(|index| items.get_mut(index));
-            match item {
-                Some(item) if rest.is_empty() => *item = value,
-                Some(item) => item.set_below(key, rest, value),
-                None => {}
-            }
-            return;
-        }
-        if !matches!(self.tree, Tree::Map(_)) {
-            self.tree = Tree::Map(Vec::new());
-        }
-        let Tree::Map(entries) = &mut self.tree else { return };
-        let at = entries.iter().position(|(name, _)| name == key);
-        match (at, rest) {
-            (Some(at), "") => entries[at].1 = value,
-            (Some(at), rest) => entries[at].1.set_below(key, rest, value),
-            (None, "") => entries.push((key.to_owned(), value)),
-            (None, rest) => {
-                let mut inner = Self::empty(value.place.clone());
-                inner.set_below(key, rest, value);
-                entries.push((key.to_owned(), inner));
-            }
-        }
-    }
-
-    /// Sets a path below `key`. Keys of `losses` and of `with` are dotted paths themselves.
-    fn set_below(&mut self, key: &str, rest: &str, value: Located) {
-        if !["losses", "with"].contains(&key) || self.step(rest).is_some() {
-            return self.set(rest, value);
-        }
-        match &mut self.tree {
-            Tree::Map(entries) => entries.push((rest.to_owned(), value)),
-            tree => *tree = Tree::Map(vec![(rest.to_owned(), value)]),
         }
     }
 
@@ -336,7 +261,8 @@ impl Reader<'_> {
                 Some((name, place)) => {
                     if let Some((_, first)) = entries.iter().find(|(n, _)| *n == name) {
                         let message = format!("`{name}` is there twice");
-                        let hint = format!("the first one is at {}; remove or rename one", first.place);
+                        let hint =
+                            format!("the first one is at {}; remove or rename one", first.place);
                         let problem = Diagnostic::new(Code::Twice, &place, "", message).hint(hint);
                         let path = self.path(&name);
                         self.report.add(Diagnostic { path, ..problem });

@@ -1,5 +1,6 @@
 //! Starts the `playhouse` command and keeps what it printed.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -49,4 +50,33 @@ pub fn playhouse(program: &str, folder: &Path, arguments: &[&str]) -> Ran {
         out: text(output.stdout),
         err: text(output.stderr),
     }
+}
+
+/// Files below a folder of the repository with this ending, as paths from its root, sorted.
+pub fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let mut open = vec![root().join(folder)];
+    let mut found = Vec::new();
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the repository") {
+            let path = entry.expect("a readable folder").path();
+            let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+            if path.is_dir() && !hidden && !path.ends_with("target") {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == ending) {
+                found.push(path.strip_prefix(root()).expect("below the root").to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Experiments of the repository, without overlays.
+pub fn experiments() -> Vec<PathBuf> {
+    let mut found = files("experiments", "yaml");
+    found.retain(|file| {
+        let text = fs::read_to_string(root().join(file)).expect("a readable file");
+        text.contains("\ngraph:")
+    });
+    found
 }

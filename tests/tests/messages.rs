@@ -42,7 +42,8 @@ fn copy() -> tempfile::TempDir {
             let size = 4 * shape.iter().product::<usize>();
             TensorView::new(Dtype::F32, shape.to_vec(), &bytes[..size]).unwrap()
         };
-        let views: BTreeMap<_, _> = tensors.iter().map(|(key, shape)| (*key, view(shape))).collect();
+        let views: BTreeMap<_, _> =
+            tensors.iter().map(|(key, shape)| (*key, view(shape))).collect();
         let file = copy.path().join("weights").join(name);
         safetensors::serialize_to_file(views, None, &file).unwrap();
     };

@@ -77,12 +77,7 @@ impl Kind for Config {
         Huber { delta: self.delta }
     }
 
-    fn forward(
-        &self,
-        module: &Huber,
-        mut inputs: Tensors,
-        _: &Call,
-    ) -> Result<Tensors, NodeError> {
+    fn forward(&self, module: &Huber, mut inputs: Tensors, _: &Call) -> Result<Tensors, NodeError> {
         let (predicted, target): (Tensor<3>, Tensor<3>) =
             (inputs.take("predicted")?, inputs.take("target")?);
         let distance = (predicted.clone().inner() - target.clone().inner()).abs();
