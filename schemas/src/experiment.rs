@@ -139,7 +139,10 @@ impl Default for StageConfig {
 
 /// An observer: a name, or a mapping with `kind` and its options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "takes names, or mappings with `kind`; write, for example, `[progress, { kind: checkpoint, every: 100 }]`")]
+#[serde(
+    untagged,
+    expecting = "takes names, or mappings with `kind`; write, for example, `[progress, { kind: checkpoint, every: 100 }]`"
+)]
 pub enum ObserverConfig {
     /// By name, with default options.
     Name(String),

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::context::Context;
 use crate::diagnostic::{Code, Report};
 use crate::dims::{Dim, DimError, Dims};
-use crate::context::Context;
 use crate::graph::{End, Shape, WEIGHTS, connected};
 use crate::port::{Grad, Port};
 use crate::resolve::{Resolved, join};

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::context::Context;
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::dims::Dims;
 use crate::entry::{OptionProblem, Registry};
 use crate::experiment::{Experiment, Frozen, NodeConfig, StageConfig};
-use crate::context::Context;
 use crate::findings::Findings;
 use crate::flow;
 use crate::node::{NodeSpec, Optimizer};

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::context::Context;
 use crate::diagnostic::{Code, Report};
 use crate::entry::{Entry, find, nearest};
 use crate::experiment::{NODE_KEYS, NodeConfig};
-use crate::context::Context;
 use crate::graph::{WEIGHTS, connected};
 use crate::port::Ports;
 use crate::reading::quoted;

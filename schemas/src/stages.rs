@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::context::{Context, is_written};
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::entry::{find, nearest};
 use crate::experiment::{Experiment, Frozen, StageConfig};
 use crate::flow;
-use crate::context::{Context, is_written};
 use crate::graph::{End, StageGraph, Surroundings};
 use crate::port::Grad;
 use crate::reading::{self, quoted};
@@ -14,7 +14,7 @@ use crate::resolve::{self, Resolved, join};
 use crate::words;
 use crate::yaml::{Located, Tree};
 
-/// Steps and microbatches.
+/// Steps, microbatches, and whether there is a loss.
 fn check_counts(context: &Context<'_>, stage: &str, report: &mut Report) {
     if context.config.steps == 0 {
         let message = "`steps` is 0, but a stage has at least 1".to_owned();
@@ -26,16 +26,6 @@ fn check_counts(context: &Context<'_>, stage: &str, report: &mut Report) {
         let problem = context.problem(Code::Value, &format!("{stage}.accumulate"), message);
         report.add(problem.hint("write a number from 1, or leave it out"));
     }
-}
-
-/// Loss ports of a stage and their weights.
-pub(crate) fn losses(
-    context: &Context<'_>,
-    nodes: &BTreeMap<String, Resolved>,
-    report: &mut Report,
-) -> BTreeMap<End, f64> {
-    let stage = context.path();
-    check_counts(context, &stage, report);
     let entries = context.tree.find(&format!("{stage}.losses"));
     let none = entries.is_none_or(|e| match &e.tree {
         Tree::Map(entries) => entries.is_empty(),
@@ -49,6 +39,17 @@ pub(crate) fn losses(
                 .hint("write, for example, `losses: { align.loss: 1 }`"),
         );
     }
+}
+
+/// Loss ports of a stage and their weights.
+pub(crate) fn losses(
+    context: &Context<'_>,
+    nodes: &BTreeMap<String, Resolved>,
+    report: &mut Report,
+) -> BTreeMap<End, f64> {
+    let stage = context.path();
+    check_counts(context, &stage, report);
+    let entries = context.tree.find(&format!("{stage}.losses"));
     let place = context.tree.place_of(&format!("{stage}.losses"));
     let mut losses = BTreeMap::new();
     for (name, weight) in &context.config.losses {

@@ -148,6 +148,13 @@ fn problems_exit_with_1_and_help_with_0() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_hides_no_other() {
+    let ran = run(&["check", "absent.yaml", "tests/broken/lr.yaml", SMALLEST]);
+    snapshot("check_several", &ran.shown());
+    assert_eq!(ran.code, 2);
+}
+
+#[test]
 fn several_files_are_all_checked() {
     let files = [SMALLEST, "tests/broken/lr.yaml", "tests/broken/unknown_kind.yaml"];
     let ran = run(&[&["check"][..], &files].concat());
