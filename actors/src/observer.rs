@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use actix::{Actor, Context, Handler, Message};
+use schemas::entry::{OptionProblem, read_options};
 use schemas::node::Notice;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -82,11 +83,13 @@ pub type Make = fn(&Value, &Path) -> Result<Box<dyn Observer>, String>;
 pub struct Entry {
     /// Makes one.
     pub make: Make,
+    /// Reads its options and makes nothing.
+    pub check: fn(&Value) -> Result<(), OptionProblem>,
 }
 
 /// The entry of an observer whose options are its state.
 pub const fn entry<O: Observer + DeserializeOwned + Open + 'static>() -> Entry {
-    Entry { make: make::<O> }
+    Entry { make: make::<O>, check: |options| read_options::<O>(options).map(|_| ()) }
 }
 
 /// Prepares an observer for a run.

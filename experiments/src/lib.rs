@@ -13,11 +13,12 @@ pub mod compose;
 pub mod origin;
 pub mod plain;
 pub mod read;
+pub mod schema;
 pub mod summary;
 
 /// Actor-based research platform for video foundation models
 #[derive(Parser)]
-#[command(name = "playhouse", version, about, max_term_width = 100)]
+#[command(name = "playhouse", bin_name = "playhouse", version, about, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -33,6 +34,7 @@ enum Command {
     List(cmd::list::Args),
     Explain(cmd::explain::Args),
     New(cmd::new::Args),
+    Schema(cmd::schema::Args),
     Status(cmd::status::Args),
     Agent(cmd::agent::Args),
     Keys(cmd::keys::Args),
@@ -61,6 +63,7 @@ pub fn main_with(factory: &Factory) -> ExitCode {
         Command::List(args) => cmd::list::run(&args),
         Command::Explain(args) => cmd::explain::run(&args),
         Command::New(args) => cmd::new::run(&args),
+        Command::Schema(args) => cmd::schema::run(&args),
         Command::Status(args) => cmd::status::run(&args),
         Command::Agent(args) => cmd::agent::run(&args, factory),
         Command::Keys(args) => cmd::keys::run(&args),

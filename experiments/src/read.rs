@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use actors::checkpointer::Policy;
 use anyhow::Context as _;
 use schemas::diagnostic::{Diagnostic, Report};
+use schemas::entry::{OptionProblem, read_options};
 use schemas::graph::{Graph, Surroundings};
 use schemas::layers::{self, Layer};
 use schemas::yaml::Located;
@@ -44,9 +46,34 @@ pub fn surroundings(base: &Path) -> Surroundings {
         registry: modules::REGISTRY,
         devices: modules::device::available(),
         observers,
+        observe,
         base: base.to_owned(),
     }
 }
+
+/// Reads the options of an observer without making it.
+fn observe(kind: &str, options: &serde_json::Value) -> Result<(), OptionProblem> {
+    match kind {
+        "checkpoint" => {
+            let policy: Policy = read_options(options)?;
+            let least = [("every", policy.every), ("keep", policy.keep as u64)];
+            least.into_iter().find(|(_, value)| *value == 0).map_or(Ok(()), |(key, _)| {
+                let message = format!("`{key}` is 0, but must be at least 1");
+                Err(OptionProblem::new(key, message, "write a number from 1"))
+            })
+        }
+        "metrics_csv" => read_options::<Nothing>(options).map(|_| ()),
+        _ => match actors::OBSERVERS.iter().find(|(name, _, _)| *name == kind) {
+            Some((_, _, entry)) => (entry.check)(options),
+            None => Ok(()),
+        },
+    }
+}
+
+/// Options of an observer that has none.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
 
 /// Reads an experiment and its layers. The outer error is a file that cannot be read.
 pub fn experiment(file: &Path, overrides: &Overrides) -> anyhow::Result<Outcome> {
@@ -65,10 +92,12 @@ pub fn experiment(file: &Path, overrides: &Overrides) -> anyhow::Result<Outcome>
             Err(problem) => problems.push(problem),
         }
     }
-    if !problems.is_empty() {
-        return Ok(Err(problems));
+    let outcome = check(&layers, &base);
+    if problems.is_empty() {
+        return Ok(outcome);
     }
-    Ok(check(&layers, &base))
+    problems.extend(outcome.err().unwrap_or_default());
+    Ok(Err(problems))
 }
 
 fn file_layer(file: &Path) -> anyhow::Result<Layer> {
@@ -84,16 +113,12 @@ pub fn check(layers: &[Layer], base: &Path) -> Outcome {
         return Err(report.into_problems());
     };
     let around = surroundings(base);
-    let graph = Graph::check(&tree, &around);
-    let mut problems = report.into_problems();
-    match graph {
-        Ok(graph) if problems.is_empty() => Ok(Checked { tree, graph, around }),
-        Ok(_) => Err(problems),
-        Err(more) => {
-            problems.extend(more);
-            Err(problems)
-        }
+    match Graph::check(&tree, &around) {
+        Ok(graph) if report.is_empty() => return Ok(Checked { tree, graph, around }),
+        Ok(_) => {}
+        Err(problems) => problems.into_iter().for_each(|problem| report.add(problem)),
     }
+    Err(report.into_problems())
 }
 
 /// Prints problems the way people read them; gives their number.

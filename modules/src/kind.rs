@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use burn::module::Module;
 use schemars::JsonSchema;
 use schemas::dims::Dims;
-use schemas::entry::{Count, Entry, OptionProblem};
+use schemas::entry::{Count, Entry, OptionProblem, read_options};
 use schemas::frame::Frames;
 use schemas::node::{At, Forwarded, Node, NodeError, NodeSpec, Part};
 use schemas::port::Ports;
@@ -21,9 +21,9 @@ use crate::host_node::HostNode;
 use crate::init::Init;
 use crate::kind_node::KindNode;
 use crate::parameters;
-use crate::weights;
 use crate::rng::Key;
 use crate::tensors::Tensors;
+use crate::weights;
 
 /// Circumstances of one forward pass.
 #[derive(Debug, Clone)]
@@ -133,12 +133,7 @@ fn options<C: DeserializeOwned>(options: &Value) -> C {
 }
 
 fn resolve<C: Serialize + DeserializeOwned>(options: &Value) -> Result<Value, OptionProblem> {
-    let parsed: Result<C, _> = serde_path_to_error::deserialize(options);
-    let config = parsed.map_err(|error| {
-        let path = error.path().to_string();
-        let option = if path == "." { String::new() } else { path };
-        OptionProblem::new(option, error.inner().to_string(), "")
-    })?;
+    let config: C = read_options(options)?;
     Ok(serde_json::to_value(config).expect("options are plain data"))
 }
 

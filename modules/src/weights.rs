@@ -105,7 +105,12 @@ fn match_keys<M: Module>(
     }
     let more = problems.len().saturating_sub(8);
     problems.truncate(8);
-    let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let mut tail = if more > 0 { format!("; and {more} more") } else { String::new() };
+    if !unused.is_empty() {
+        let shown: Vec<String> = unused.iter().take(4).map(|key| format!("`{key}`")).collect();
+        let more = if unused.len() > shown.len() { " and more" } else { "" };
+        tail.push_str(&format!("; no parameter takes {}{more}", shown.join(", ")));
+    }
     let reason = format!("{}{tail}", problems.join("; "));
     Err(NodeError::Weights { file: file.to_owned(), reason })
 }

@@ -148,9 +148,14 @@ pub struct Report {
 impl Report {
     /// Adds a problem, once.
     pub fn add(&mut self, problem: Diagnostic) {
-        if !self.problems.contains(&problem) {
+        if !self.has(&problem) {
             self.problems.push(problem);
         }
+    }
+
+    /// Whether a problem is known.
+    pub fn has(&self, problem: &Diagnostic) -> bool {
+        self.problems.contains(problem)
     }
 
     /// Whether nothing is wrong.

@@ -1,5 +1,6 @@
 //! The registry: what a kind is to everyone who does not compute.
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::dims::Dims;
@@ -28,6 +29,15 @@ impl OptionProblem {
     }
 }
 
+/// Reads options of any kind; the problem names the option that does not fit.
+pub fn read_options<T: DeserializeOwned>(options: &Value) -> Result<T, OptionProblem> {
+    serde_path_to_error::deserialize(options).map_err(|error| {
+        let path = error.path().to_string();
+        let option = if path == "." { String::new() } else { path };
+        OptionProblem::new(option, error.inner().to_string(), "")
+    })
+}
+
 /// Parameters of a node, counted without making them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Count {
@@ -47,7 +57,8 @@ pub struct Entry {
     pub resolve: fn(&Value) -> Result<Value, OptionProblem>,
     /// Ports of a node with these (resolved) options and these connected inputs.
     pub ports: fn(&Value, wired: &[String]) -> Ports,
-    /// Problems that options and dims show together. Called once the input dims are known.
+    /// Problems that the options show, alone or with the dims of the inputs. There are no dims
+    /// when an input has problems of its own.
     pub check: fn(&Value, &Dims) -> Vec<OptionProblem>,
     /// Counts parameters without making them.
     pub count: fn(&NodeSpec) -> Count,

@@ -7,10 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::diagnostic::{Code, Diagnostic, Report};
-use crate::entry::nearest;
 use crate::node::{Optimizer, Precision};
-use crate::yaml::{Located, Tree};
 
 /// One experiment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -77,7 +74,10 @@ pub const NODE_KEYS: [&str; 8] =
 
 /// What of a node never trains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "takes `true`, `false`, or a list of names; write, for example, `frozen: true`"
+)]
 pub enum Frozen {
     /// All of it, or nothing.
     All(bool),
@@ -122,9 +122,27 @@ fn one() -> u32 {
     1
 }
 
+impl Default for StageConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            steps: 1,
+            train: Vec::new(),
+            losses: BTreeMap::new(),
+            optimizer: None,
+            accumulate: one(),
+            changes: BTreeMap::new(),
+            fresh: Vec::new(),
+        }
+    }
+}
+
 /// An observer: a name, or a mapping with `kind` and its options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "takes names, or mappings with `kind`; write, for example, `[progress, { kind: checkpoint, every: 100 }]`"
+)]
 pub enum ObserverConfig {
     /// By name, with default options.
     Name(String),
@@ -204,241 +222,5 @@ pub struct RunConfig {
 impl Default for RunConfig {
     fn default() -> Self {
         Self { prefetch: 2, max_restarts: 3, restart_window: 300.0, keys: None, deadline: 600.0 }
-    }
-}
-
-const TOP_KEYS: [&str; 8] =
-    ["question", "seed", "graph", "curriculum", "observers", "hosts", "place", "run"];
-
-impl Experiment {
-    /// Reads a merged tree. Everything that cannot be read is reported; the rest comes back.
-    pub fn read(tree: &Located, report: &mut Report) -> Self {
-        known_keys(tree, "", &TOP_KEYS, "key", report);
-        let mut graph = BTreeMap::new();
-        match tree.get("graph") {
-            Some(nodes) if !nodes.entries().is_empty() => {
-                for (name, node) in nodes.entries() {
-                    check_name(name, &format!("graph.{name}"), node, report);
-                    if let Some(config) = read_node(name, node, report) {
-                        graph.insert(name.clone(), config);
-                    }
-                }
-            }
-            _ => missing(tree, "graph", "a mapping of nodes", report),
-        }
-        let curriculum = match tree.get("curriculum") {
-            Some(stages) if !stages.items().is_empty() => read_stages(stages, report),
-            _ => {
-                missing(tree, "curriculum", "a list of stages", report);
-                Vec::new()
-            }
-        };
-        let observers = tree.get("observers").map_or(&[][..], Located::items);
-        let observers = observers.iter().enumerate();
-        let map = |key: &str| tree.get(key).map_or(&[][..], Located::entries).iter();
-        Self {
-            question: section(tree, "question", report).unwrap_or_default(),
-            seed: section(tree, "seed", report).unwrap_or_default(),
-            graph,
-            curriculum,
-            observers: observers
-                .filter_map(|(i, o)| typed(o, &format!("observers.{i}"), report))
-                .collect(),
-            hosts: map("hosts")
-                .filter_map(|(name, host)| {
-                    let path = format!("hosts.{name}");
-                    known_keys(host, &path, &["transport", "listen", "threads"], "key", report);
-                    let null = matches!(host.tree, Tree::Null);
-                    let host =
-                        if null { Some(HostConfig::default()) } else { typed(host, &path, report) };
-                    Some((name.clone(), host?))
-                })
-                .collect(),
-            place: map("place")
-                .filter_map(|(n, h)| Some((n.clone(), typed(h, &format!("place.{n}"), report)?)))
-                .collect(),
-            run: section(tree, "run", report).unwrap_or_default(),
-        }
-    }
-}
-
-fn check_name(name: &str, path: &str, at: &Located, report: &mut Report) {
-    let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
-        let message = format!("`{name}` is not a name");
-        report.add(
-            Diagnostic::new(Code::Value, &at.place, path, message)
-                .hint("use up to 64 letters, digits, `_` and `-`"),
-        );
-    }
-}
-
-fn read_node(name: &str, node: &Located, report: &mut Report) -> Option<NodeConfig> {
-    let path = format!("graph.{name}");
-    if !matches!(node.tree, Tree::Map(_)) {
-        let message = format!("node `{name}` is {}, not a mapping", node.what());
-        report.add(
-            Diagnostic::new(Code::Value, &node.place, path, message)
-                .hint("write `{ kind: …, in: { … } }`"),
-        );
-        return None;
-    }
-    let kind = node.get("kind");
-    let Some(kind) = kind.and_then(Located::text) else {
-        let place = kind.map_or(&node.place, |k| &k.place);
-        let message = format!("node `{name}` has no `kind`");
-        report.add(
-            Diagnostic::new(Code::Value, place, path, message).hint("`playhouse list` shows all kinds"),
-        );
-        return None;
-    };
-    let mut config = NodeConfig { kind: kind.to_owned(), ..NodeConfig::default() };
-    for (key, value) in node.entries() {
-        let path = format!("{path}.{key}");
-        match key.as_str() {
-            "kind" => {}
-            "in" => config.inputs = read_inputs(value, &path, report),
-            "frozen" => config.frozen = typed(value, &path, report).unwrap_or_default(),
-            "weights" => config.weights = typed(value, &path, report),
-            "device" => config.device = typed(value, &path, report),
-            "precision" => config.precision = typed(value, &path, report).unwrap_or_default(),
-            "checkpointing" => {
-                config.checkpointing = typed(value, &path, report).unwrap_or_default();
-            }
-            "ema" => config.ema = typed(value, &path, report),
-            _ => {
-                config.options.insert(key.clone(), value.to_json());
-            }
-        }
-    }
-    Some(config)
-}
-
-fn read_inputs(
-    value: &Located,
-    path: &str,
-    report: &mut Report,
-) -> BTreeMap<String, Option<String>> {
-    let mut inputs = BTreeMap::new();
-    if !matches!(value.tree, Tree::Map(_) | Tree::Null) {
-        let message = format!("`in` is {}, not a mapping", value.what());
-        report.add(
-            Diagnostic::new(Code::Value, &value.place, path, message)
-                .hint("write `in: { port: node.port }`"),
-        );
-    }
-    for (port, from) in value.entries() {
-        match (&from.tree, from.text()) {
-            (Tree::Null, _) => {
-                inputs.insert(port.clone(), None);
-            }
-            (_, Some(text)) if text.split('.').filter(|p| !p.is_empty()).count() == 2 => {
-                inputs.insert(port.clone(), Some(text.to_owned()));
-            }
-            _ => {
-                let message = format!("input `{port}` is not `node.port`");
-                let path = format!("{path}.{port}");
-                report.add(
-                    Diagnostic::new(Code::Value, &from.place, path, message)
-                        .hint("write, for example, `video: clips.video`"),
-                );
-            }
-        }
-    }
-    inputs
-}
-
-fn read_stages(stages: &Located, report: &mut Report) -> Vec<StageConfig> {
-    const KEYS: [&str; 8] =
-        ["name", "steps", "train", "losses", "optimizer", "accumulate", "with", "fresh"];
-    const OPTIMIZER: [&str; 11] = [
-        "kind", "lr", "betas", "eps", "weight_decay", "clip", "warmup", "warmup_lr", "min_lr",
-        "schedule", "layer_decay",
-    ];
-    let mut read: Vec<StageConfig> = Vec::new();
-    for (index, stage) in stages.items().iter().enumerate() {
-        let path = format!("curriculum.{index}");
-        known_keys(stage, &path, &KEYS, "key", report);
-        if let Some(optimizer) = stage.get("optimizer") {
-            known_keys(optimizer, &format!("{path}.optimizer"), &OPTIMIZER, "key", report);
-        }
-        let clean = without_unknown(stage, &KEYS, &OPTIMIZER);
-        let Some(config) = typed::<StageConfig>(&clean, &path, report) else { continue };
-        if read.iter().any(|other| other.name == config.name) {
-            let message = format!("two stages are named `{}`", config.name);
-            let place = stage.place_of("name");
-            report.add(Diagnostic::new(Code::Twice, &place, format!("{path}.name"), message));
-        }
-        read.push(config);
-    }
-    read
-}
-
-fn without_unknown(stage: &Located, keys: &[&str], optimizer: &[&str]) -> Located {
-    let mut clean = stage.clone();
-    if let Tree::Map(entries) = &mut clean.tree {
-        entries.retain(|(key, _)| keys.contains(&key.as_str()));
-        for (_, value) in entries.iter_mut().filter(|(key, _)| key == "optimizer") {
-            if let Tree::Map(entries) = &mut value.tree {
-                entries.retain(|(key, _)| optimizer.contains(&key.as_str()));
-            }
-        }
-    }
-    clean
-}
-
-/// Reports every key that is not known, with the nearest that is.
-pub fn known_keys(at: &Located, path: &str, known: &[&str], what: &str, report: &mut Report) {
-    for (key, value) in at.entries() {
-        if known.contains(&key.as_str()) {
-            continue;
-        }
-        let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        let hint = match nearest(key, known.iter().copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("known are {}", quoted(known)),
-        };
-        let message = format!("unknown {what} `{key}`");
-        report.add(Diagnostic::new(Code::Unknown, &value.place, full, message).hint(hint));
-    }
-}
-
-/// Names in backticks, with commas.
-pub fn quoted(names: &[&str]) -> String {
-    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-    names.join(", ")
-}
-
-fn missing(tree: &Located, key: &str, what: &str, report: &mut Report) {
-    let place = tree.place_of(key);
-    let message = format!("`{key}` is missing or empty; it is {what}");
-    report.add(Diagnostic::new(Code::Value, &place, key, message));
-}
-
-fn section<T: serde::de::DeserializeOwned>(
-    tree: &Located,
-    key: &str,
-    report: &mut Report,
-) -> Option<T> {
-    tree.get(key).and_then(|value| typed(value, key, report))
-}
-
-/// Reads a value; what does not fit is reported at its own place.
-pub fn typed<T: serde::de::DeserializeOwned>(
-    value: &Located,
-    path: &str,
-    report: &mut Report,
-) -> Option<T> {
-    match serde_path_to_error::deserialize(value.to_json()) {
-        Ok(read) => Some(read),
-        Err(error) => {
-            let inner = error.path().to_string().replace('[', ".").replace(']', "");
-            let inner = if inner == "." { "" } else { inner.trim_start_matches('.') };
-            let full = if inner.is_empty() { path.to_owned() } else { format!("{path}.{inner}") };
-            let place = value.place_of(inner);
-            let message = error.inner().to_string();
-            report.add(Diagnostic::new(Code::Value, &place, full, message));
-            None
-        }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::context::Context;
 use crate::diagnostic::{Code, Report};
 use crate::dims::{Dim, DimError, Dims};
-use crate::graph::{Context, End, Shape, WEIGHTS, connected};
+use crate::graph::{End, Shape, WEIGHTS, connected};
 use crate::port::{Grad, Port};
 use crate::resolve::{Resolved, join};
 
@@ -70,17 +71,15 @@ pub(crate) fn shapes(
     context: &Context<'_>,
     nodes: &BTreeMap<String, Resolved>,
     order: &[String],
-    (judged, report): (&BTreeSet<String>, &mut Report),
+    report: &mut Report,
 ) -> BTreeMap<String, NodeShapes> {
     let mut shapes: BTreeMap<String, NodeShapes> = BTreeMap::new();
-    // What rests in a stage may not fit its changes; it is judged in the stages where it works.
-    let mut silent = Report::default();
     for name in order {
         let Some(node) = nodes.get(name) else { continue };
-        let report = if judged.contains(name) { &mut *report } else { &mut silent };
         let inputs: BTreeMap<String, End> =
             connected(&context.experiment.graph[name]).into_iter().collect();
-        let mut binding = Binding { context, name, dims: Dims::new(), from: BTreeMap::new(), sound: true };
+        let mut binding =
+            Binding { context, name, dims: Dims::new(), from: BTreeMap::new(), sound: true };
         let mut known = true;
         for port in &node.ports.inputs {
             let Some(from) = inputs.get(&port.name) else {
@@ -95,16 +94,16 @@ pub(crate) fn shapes(
             };
             binding.take(port, producer, (from, shape), report);
         }
-        if !known || !binding.sound {
-            continue;
-        }
-        let problems = (node.entry.check)(&node.options, &binding.dims);
+        // Options that are wrong by themselves are named even when an input is not known.
+        let (sound, none) = (known && binding.sound, Dims::new());
+        let dims = if sound { &binding.dims } else { &none };
+        let problems = (node.entry.check)(&node.options, dims);
         for problem in &problems {
             let path = join(&format!("graph.{name}"), &problem.option);
             let found = context.problem(Code::Value, &path, problem.message.clone());
             report.add(found.hint(problem.hint.clone()));
         }
-        if !problems.is_empty() {
+        if !sound || !problems.is_empty() {
             continue;
         }
         if let Some(outputs) = binding.give(&node.ports.outputs, report) {
@@ -137,7 +136,7 @@ impl Binding<'_> {
             let (takes, found) = (port.elements.name(), shape.elements.name());
             let (name, port) = (self.name, &port.name);
             let message = format!("`{name}.{port}` takes {takes}s, but `{from}` gives {found}s");
-            fail(message, "connect a port of the same class".to_owned());
+            fail(message, format!("connect an output of {takes}s"));
             self.sound = false;
             return;
         }
@@ -152,13 +151,15 @@ impl Binding<'_> {
         if patterns.len() != shape.dims.len() {
             let (takes, found) = (patterns.len(), shape.dims.len());
             let message = format!("{ends} (rank {takes}), but {gives} (rank {found})");
-            fail(message, "connect a port of the same rank".to_owned());
+            fail(message, format!("connect an output of rank {takes}"));
             self.sound = false;
             return;
         }
         for (index, (pattern, value)) in patterns.iter().zip(&shape.dims).enumerate() {
             if let Err(why) = self.bind(pattern, *value, from) {
-                fail(format!("{ends}, but {gives}: dim {index} is {value}, {why}"), String::new());
+                let hint =
+                    "change the options that set it on one side, so that both agree".to_owned();
+                fail(format!("{ends}, but {gives}: dim {index} is {value}, {why}"), hint);
                 self.sound = false;
             }
         }
@@ -168,8 +169,10 @@ impl Binding<'_> {
                 continue;
             };
             let (name, port) = (self.name, &port.name);
-            let message = format!("`{name}.{port}` takes {tag} `{value}`, but `{from}` gives `{found}`");
-            report.add(self.context.problem(Code::Mismatch, &path, message));
+            let message =
+                format!("`{name}.{port}` takes {tag} `{value}`, but `{from}` gives `{found}`");
+            let hint = format!("connect an output with {tag} `{value}`");
+            report.add(self.context.problem(Code::Mismatch, &path, message).hint(hint));
             self.sound = false;
         }
     }
@@ -183,11 +186,13 @@ impl Binding<'_> {
             if self.bind(pattern, *value, from).is_ok() {
                 continue;
             }
-            let expected: Vec<usize> = bound.iter().filter_map(|b| b.as_ref().ok().copied()).collect();
-            let other = match pattern {
-                Dim::Symbol(symbol) => self.from.get(symbol).cloned().unwrap_or_default(),
-                _ => String::new(),
+            let expected: Vec<usize> =
+                bound.iter().filter_map(|b| b.as_ref().ok().copied()).collect();
+            let first = match pattern {
+                Dim::Symbol(symbol) => self.from.get(symbol),
+                _ => None,
             };
+            let other = first.map_or(self.name, String::as_str);
             let message = format!(
                 "the token lattice of `{from}` is {lattice:?} (frames, rows, columns), that of `{other}` is {expected:?}"
             );
@@ -229,9 +234,8 @@ impl Binding<'_> {
         };
         for port in ports {
             let lattice = port.lattice.as_deref().map(values).transpose();
-            let shape = values(&port.dims).and_then(|dims| {
-                Ok(Shape { elements: port.elements, dims, lattice: lattice? })
-            });
+            let shape = values(&port.dims)
+                .and_then(|dims| Ok(Shape { elements: port.elements, dims, lattice: lattice? }));
             match shape {
                 Ok(shape) => {
                     outputs.insert(port.name.clone(), shape);
@@ -240,7 +244,11 @@ impl Binding<'_> {
                     let (name, port) = (self.name, &port.name);
                     let message = format!("`{name}.{port}` has no shape: {error}");
                     let path = format!("graph.{}", self.name);
-                    report.add(self.context.problem(Code::Value, &path, message).hint(self.origins(&error)));
+                    report.add(
+                        self.context
+                            .problem(Code::Value, &path, message)
+                            .hint(self.origins(&error)),
+                    );
                     return None;
                 }
             }
@@ -250,18 +258,27 @@ impl Binding<'_> {
 
     /// Where the symbols of an error come from.
     fn origins(&self, error: &DimError) -> String {
-        let DimError::Remainder { what, .. } = error else { return String::new() };
-        match self.from.get(what) {
-            Some(from) => format!("{what} comes from `{from}`; change it or the patch size"),
-            None => String::new(),
+        let divided = match error {
+            DimError::Remainder { what, divisor, .. } => {
+                self.from.get(what).zip(Some((what, divisor)))
+            }
+            _ => None,
+        };
+        match divided {
+            Some((from, (what, divisor))) => format!(
+                "{what} comes from `{from}`; make it a multiple of {divisor}, or divide by another number in `{}`",
+                self.name
+            ),
+            None => format!("change the options of `{}` that its dims depend on", self.name),
         }
     }
 }
 
 /// Nodes that the losses need, in name order.
-pub(crate) fn active(context: &Context<'_>, losses: &BTreeMap<End, f64>) -> BTreeSet<String> {
+pub(crate) fn active(context: &Context<'_>) -> BTreeSet<String> {
     let mut active = BTreeSet::new();
-    let mut open: Vec<String> = losses.keys().map(|end| end.node.clone()).collect();
+    let losses = context.config.losses.keys().filter_map(|end| end.split('.').next());
+    let mut open: Vec<String> = losses.map(str::to_owned).collect();
     while let Some(name) = open.pop() {
         if !active.insert(name.clone()) {
             continue;
@@ -299,7 +316,8 @@ pub(crate) fn gradients(
     };
     let mut edges = Vec::new();
     for name in order {
-        for (port, from) in connected(&context.experiment.graph[name]) {
+        let Some(config) = context.experiment.graph.get(name) else { continue };
+        for (port, from) in connected(config) {
             let to = End::new(name, &port);
             let flows = grad_of(&to, false) == Some(Grad::Flows)
                 && grad_of(&from, true) == Some(Grad::Flows);
@@ -345,7 +363,8 @@ fn report_unreached(
     losses: &BTreeMap<End, f64>,
     report: &mut Report,
 ) {
-    let path = format!("{}.train", context.path());
+    let place = context.config.train.iter().position(|other| other == name).unwrap_or_default();
+    let path = format!("{}.train.{place}", context.path());
     let stage = &context.config.name;
     // Does any path, also through stopped ports, end at a loss?
     let mut seen = BTreeSet::from([name.to_owned()]);
@@ -365,8 +384,12 @@ fn report_unreached(
     }
     let (message, hint) = match stopped.filter(|_| found) {
         Some(end) => (
-            format!("`{name}` trains in stage `{stage}`, but its gradient would have to pass `{end}`, where gradients end"),
-            format!("leave `{name}` out of `train`, or connect it to a port that gradients flow through"),
+            format!(
+                "`{name}` trains in stage `{stage}`, but its gradient would have to pass `{end}`, where gradients end"
+            ),
+            format!(
+                "leave `{name}` out of `train`, or connect it to a port that gradients flow through"
+            ),
         ),
         None => (
             format!("`{name}` trains in stage `{stage}`, but no loss of the stage reaches it"),

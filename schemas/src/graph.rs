@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::context::Context;
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::dims::Dims;
-use crate::entry::Registry;
+use crate::entry::{OptionProblem, Registry};
 use crate::experiment::{Experiment, Frozen, NodeConfig, StageConfig};
+use crate::findings::Findings;
 use crate::flow;
 use crate::node::{NodeSpec, Optimizer};
 use crate::port::{Elements, Ports};
 use crate::resolve::{self, Resolved};
-use crate::yaml::Located;
+use crate::yaml::{Located, Tree};
 use crate::{layers, stages};
 
 /// What the program around the graph offers.
@@ -27,6 +29,8 @@ pub struct Surroundings {
     pub devices: Vec<&'static str>,
     /// Observers by name.
     pub observers: Vec<&'static str>,
+    /// Reads the options of an observer that exists.
+    pub observe: fn(&str, &serde_json::Value) -> Result<(), OptionProblem>,
     /// Folder of the experiment file: relative paths are looked up here after the current folder.
     pub base: PathBuf,
 }
@@ -167,19 +171,30 @@ impl Graph {
         stages::check_hosts(tree, &experiment, &mut report);
         let mut stages = Vec::new();
         let mut first_step = 0;
+        let mut findings = Findings::default();
         for (index, config) in experiment.curriculum.iter().enumerate() {
-            let Some(changed) = changed(tree, index, config, &mut report) else { continue };
-            let mut silent = Report::default();
-            let again = Experiment::read(&changed, &mut silent);
-            let idle = if index == 0 { idle(&experiment) } else { BTreeSet::new() };
-            let context =
-                Context { tree: &changed, experiment: &again, index, config, around, idle: &idle };
-            if let Some(mut stage) = check_stage(&context, &mut report) {
+            if !matches!(
+                tree.find(&format!("curriculum.{index}")).map(|s| &s.tree),
+                Some(Tree::Map(_))
+            ) {
+                continue;
+            }
+            let changed = changed(tree, index, config, &mut report);
+            let mut reread = Report::default();
+            let again = Experiment::read(&changed, &mut reread);
+            let context = Context { tree: &changed, experiment: &again, index, config, around };
+            let mut found = context.newly(reread, &report);
+            if let Some(mut stage) = check_stage(&context, &mut found) {
                 stage.first_step = first_step;
                 first_step += stage.steps;
                 stages.push(stage);
             }
+            findings.add(config, found, &flow::active(&context));
         }
+        if experiment.curriculum.is_empty() {
+            stages::without_curriculum(tree, &experiment, around, &mut report);
+        }
+        findings.report(experiment.curriculum.len(), &mut report);
         stages::check_hand_off(tree, &stages, around, &mut report);
         if report.is_empty() {
             Ok(Self { experiment, stages })
@@ -199,77 +214,40 @@ impl Graph {
     }
 }
 
-/// One stage under check.
-pub(crate) struct Context<'a> {
-    /// The tree with the stage's changes.
-    pub(crate) tree: &'a Located,
-    /// The experiment with the stage's changes.
-    pub(crate) experiment: &'a Experiment,
-    /// Number of the stage.
-    pub(crate) index: usize,
-    /// The stage.
-    pub(crate) config: &'a StageConfig,
-    /// What there is.
-    pub(crate) around: &'a Surroundings,
-    /// Nodes that no stage needs, judged with the first one.
-    pub(crate) idle: &'a BTreeSet<String>,
-}
-
-impl Context<'_> {
-    /// A problem at a dotted path of the tree.
-    pub(crate) fn problem(&self, code: Code, path: &str, message: String) -> Diagnostic {
-        Diagnostic::new(code, &self.tree.place_of(path), path, message)
-    }
-
-    /// Dotted path of this stage.
-    pub(crate) fn path(&self) -> String {
-        format!("curriculum.{}", self.index)
-    }
-}
-
-/// Nodes that no loss of any stage depends on.
-fn idle(experiment: &Experiment) -> BTreeSet<String> {
-    let mut idle: BTreeSet<String> = experiment.graph.keys().cloned().collect();
-    let losses = experiment.curriculum.iter().flat_map(|stage| stage.losses.keys());
-    let mut open: Vec<String> =
-        losses.filter_map(|loss| Some(loss.split_once('.')?.0.to_owned())).collect();
-    while let Some(name) = open.pop() {
-        if idle.remove(&name) {
-            let inputs = experiment.graph.get(&name).map(connected).unwrap_or_default();
-            open.extend(inputs.into_iter().map(|(_, from)| from.node));
-        }
-    }
-    idle
-}
-
-/// The tree with the `with:` of a stage applied.
-fn changed(
-    tree: &Located,
-    index: usize,
-    stage: &StageConfig,
-    report: &mut Report,
-) -> Option<Located> {
+/// The tree with the `with:` of a stage applied; changes that point at nothing are left out.
+fn changed(tree: &Located, index: usize, stage: &StageConfig, report: &mut Report) -> Located {
     let mut changed = tree.clone();
     let with = format!("curriculum.{index}.with");
-    let Some(changes) = tree.find(&with) else { return Some(changed) };
+    let Some(changes) = tree.find(&with) else { return changed };
     debug_assert_eq!(changes.entries().len(), stage.changes.len());
     for (path, value) in changes.entries() {
         let full = format!("graph.{path}");
-        layers::check_path(tree, &full, &value.place, report)?;
-        changed.set(&full, value.clone());
+        match layers::check_path(&changed, &full) {
+            Ok(()) => changed.set(&full, value.clone()),
+            Err(nothing) => {
+                let path = format!("{with}.{path}");
+                report.add(nothing.within("graph.").diagnostic(&value.place, path));
+            }
+        }
     }
-    Some(changed)
+    changed
 }
 
 fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph> {
     let nodes = resolve::nodes(context, report);
     let order = flow::order(context, &nodes, report)?;
+    let shapes = flow::shapes(context, &nodes, &order, report);
     let losses = stages::losses(context, &nodes, report);
+    // Where nodes or losses have problems, gradients that do not arrive only follow from them.
+    let sound = report.is_empty() && nodes.len() == context.tree.get("graph")?.entries().len();
     let trained = stages::trained(context, &nodes, report);
-    let active = flow::active(context, &losses);
-    let judged: BTreeSet<String> = active.union(context.idle).cloned().collect();
-    let shapes = flow::shapes(context, &nodes, &order, (&judged, report));
-    let gradients = flow::gradients(context, &nodes, &order, (&losses, &trained), report);
+    let active = flow::active(context);
+    let mut unreached = Report::default();
+    let ends = (&losses, &trained);
+    let gradients = flow::gradients(context, &nodes, &order, ends, &mut unreached);
+    if sound {
+        unreached.into_problems().into_iter().for_each(|problem| report.add(problem));
+    }
     let mut stage = StageGraph {
         name: context.config.name.clone(),
         steps: context.config.steps,
@@ -294,7 +272,8 @@ fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph>
             })
             .collect();
         let trains = trained.contains(name) && gradients.backward.contains(name);
-        let spec = node_spec(context, name, node, (&shape.dims, &edges, trains, &gradients.backward));
+        let spec =
+            node_spec(context, name, node, (&shape.dims, &edges, trains, &gradients.backward));
         check_weights(context, name, node, &spec, report);
         stage.nodes.insert(
             name.clone(),
@@ -364,7 +343,12 @@ fn check_weights(
     }
     if let Err(error) = (node.entry.check_weights)(spec) {
         let path = format!("graph.{name}.weights");
-        let hint = "`playhouse explain` shows the keys that a kind takes";
+        let hint = match spec.weights.as_ref().is_some_and(|file| file.exists()) {
+            true => {
+                "name a file of this kind and these options, or change the options to the file's"
+            }
+            false => "name a file that exists, from here or from the experiment's folder",
+        };
         report.add(context.problem(Code::Weights, &path, error.to_string()).hint(hint));
     }
 }

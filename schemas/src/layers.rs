@@ -7,6 +7,7 @@ use config::{Config, ConfigError, Map, Source, Value, ValueKind};
 
 use crate::diagnostic::{Code, Diagnostic, Place, Report};
 use crate::entry::nearest;
+use crate::reading::quoted;
 use crate::yaml::{Located, Tree, parse, plain_scalar};
 
 /// The prefix of environment variables that set values: `PLAYHOUSE__seed=3`.
@@ -73,12 +74,15 @@ pub fn merge(layers: &[Layer], report: &mut Report) -> Option<Located> {
             Layer::File { name, text } => parse(name, text, report)?,
             Layer::Set { path, value, origin } => {
                 let base = merged.as_ref()?;
-                read_override(base, path, value, origin, report)?
+                let Some(tree) = read_override(base, path, value, origin, report) else { continue };
+                tree
             }
         };
         if !matches!(tree.tree, Tree::Map(_)) {
             let message = format!("the document is {}, not a mapping", tree.what());
-            report.add(Diagnostic::new(Code::Value, &tree.place, "", message));
+            let hint =
+                "an experiment begins with `graph:`; `playhouse new FILE` writes a small one";
+            report.add(Diagnostic::new(Code::Value, &tree.place, "", message).hint(hint));
             return None;
         }
         merged = Some(match merged {
@@ -104,7 +108,10 @@ fn read_override(
     report: &mut Report,
 ) -> Option<Located> {
     let place = Place::whole(origin);
-    check_path(base, path, &place, report)?;
+    if let Err(nothing) = check_path(base, path) {
+        report.add(nothing.diagnostic(&place, path));
+        return None;
+    }
     let tree = if value.trim_start().starts_with(['[', '{', '"', '\'']) {
         parse(origin, value, report)?.tree
     } else {
@@ -152,47 +159,80 @@ fn replace_places(tree: Tree, place: &Place) -> Tree {
     }
 }
 
-/// An override may add an option to a node, but not a node to a graph.
-pub fn check_path(base: &Located, path: &str, place: &Place, report: &mut Report) -> Option<()> {
-    let mut at = base;
-    let mut walked = String::new();
-    let keys: Vec<&str> = path.split('.').collect();
-    for (index, key) in keys.iter().enumerate() {
-        let next = match &at.tree {
-            Tree::List(items) => key.parse::<usize>().ok().and_then(|i| items.get(i)),
-            _ => at.get(key),
-        };
-        let last = index + 1 == keys.len();
-        match next {
-            Some(next) => at = next,
-            // New keys: an option of a node, or a top-level section.
-            None if last && index != 1 && !matches!(at.tree, Tree::List(_)) => return Some(()),
-            None if index == 0 && ["hosts", "place", "run"].contains(key) => return Some(()),
-            None if keys[0] == "run" => return Some(()), // a name that is not known is found later
-            None if ["place", "hosts"].contains(&keys[0]) => return Some(()),
-            None if keys[0] == "graph" && index >= 2 && keys.get(2) == Some(&"in") => {
-                return Some(());
-            }
-            None => {
-                let inside = if walked.is_empty() { "the experiment" } else { &walked };
-                let message = format!("`{path}` points at nothing: {inside} has no `{key}`");
-                let names = at.entries().iter().map(|(name, _)| name.as_str());
-                let hint = match (&at.tree, nearest(key, names)) {
-                    (Tree::List(items), _) => format!("it has items 0 to {}", items.len().max(1) - 1),
-                    (_, Some(near)) => {
-                        let mut fixed = keys.clone();
-                        fixed[index] = near;
-                        format!("did you mean `{}`?", fixed.join("."))
-                    }
-                    (_, None) => "look up the names in the experiment file".to_owned(),
-                };
-                report.add(Diagnostic::new(Code::Override, place, path, message).hint(hint));
-                return None;
-            }
-        }
-        walked = if walked.is_empty() { format!("`{key}`") } else { format!("`{}`", keys[..=index].join(".")) };
+/// A dotted path that does not point at anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Nothing {
+    path: String,
+    /// The part of the path that exists.
+    walked: String,
+    /// The key that does not.
+    key: String,
+    hint: String,
+}
+
+impl Nothing {
+    /// The same with paths as they are written inside `prefix`.
+    pub(crate) fn within(mut self, prefix: &str) -> Self {
+        let cut = |text: &str| text.strip_prefix(prefix).unwrap_or(text).to_owned();
+        self.path = cut(&self.path);
+        self.walked = cut(&self.walked);
+        self.hint = self.hint.replace(&format!("`{prefix}"), "`");
+        self
     }
-    Some(())
+
+    /// As a problem at a place.
+    pub(crate) fn diagnostic(self, place: &Place, path: impl Into<String>) -> Diagnostic {
+        let Self { path: written, walked, key, hint } = self;
+        let inside =
+            if walked.is_empty() { "the experiment".into() } else { format!("`{walked}`") };
+        let message = format!("`{written}` points at nothing: {inside} has no `{key}`");
+        Diagnostic::new(Code::Override, place, path, message).hint(hint)
+    }
+}
+
+/// An override may set a value that is not written yet, but every node, stage, host section and
+/// list item on its way must exist.
+pub(crate) fn check_path(base: &Located, path: &str) -> Result<(), Nothing> {
+    let mut at = base;
+    let mut rest = path;
+    let mut walked = String::new();
+    let open = ["hosts", "place", "run", "observers", "question", "seed"];
+    while !rest.is_empty() {
+        if let Some((key, next, left)) = at.step(rest) {
+            walked = if walked.is_empty() { key.to_owned() } else { format!("{walked}.{key}") };
+            (at, rest) = (next, left);
+            continue;
+        }
+        let depth = if walked.is_empty() { 0 } else { walked.split('.').count() };
+        let top = path.split('.').next().unwrap_or_default();
+        let inside = match top {
+            "graph" => depth >= 2,
+            "curriculum" => depth >= 2 && !matches!(at.tree, Tree::List(_)),
+            _ => (depth > 0 && !matches!(at.tree, Tree::List(_))) || open.contains(&top),
+        };
+        if inside || (depth == 0 && !path.contains('.')) {
+            return Ok(()); // a new key; whether it is known is seen when it is read
+        }
+        return Err(nothing(at, path, (walked, rest)));
+    }
+    Ok(())
+}
+
+fn nothing(at: &Located, path: &str, (walked, rest): (String, &str)) -> Nothing {
+    let (key, left) = rest.split_once('.').map_or((rest, ""), |(key, left)| (key, left));
+    let names = at.entries().iter().map(|(name, _)| name.as_str());
+    let hint = match (&at.tree, nearest(key, names)) {
+        (Tree::List(items), _) => format!("it has items 0 to {}", items.len().max(1) - 1),
+        (_, Some(near)) => {
+            let words = [walked.as_str(), near, left].into_iter().filter(|word| !word.is_empty());
+            format!("did you mean `{}`?", words.collect::<Vec<_>>().join("."))
+        }
+        (_, None) => {
+            let names: Vec<&str> = at.entries().iter().map(|(name, _)| name.as_str()).collect();
+            format!("it has {}", quoted(&names))
+        }
+    };
+    Nothing { path: path.to_owned(), walked, key: key.to_owned(), hint }
 }
 
 /// A tree as a source of the `config` crate.
@@ -238,8 +278,22 @@ fn join(base: &Located, over: &Located) -> Result<Located, ConfigError> {
         .add_source(TreeSource(over.clone()))
         .build()?;
     let mut merged = from_config(&config.cache);
-    merged.place = base.place.clone();
+    restore_places(&mut merged, Some(base), Some(over));
     Ok(merged)
+}
+
+/// Mappings lose their origin in a merge; one begins where its first layer wrote it.
+fn restore_places(merged: &mut Located, base: Option<&Located>, over: Option<&Located>) {
+    let Tree::Map(entries) = &mut merged.tree else { return };
+    let is_map = |side: &&Located| matches!(side.tree, Tree::Map(_));
+    let (base, over) = (base.filter(is_map), over.filter(is_map));
+    if let Some(first) = base.or(over) {
+        merged.place = first.place.clone();
+    }
+    for (key, value) in entries {
+        let (base, over) = (base.and_then(|b| b.get(key)), over.and_then(|o| o.get(key)));
+        restore_places(value, base, over);
+    }
 }
 
 fn to_config(value: &Located) -> Value {
@@ -279,7 +333,8 @@ fn from_config(value: &Value) -> Located {
 mod tests {
     use super::*;
 
-    const BASE: &str = "seed: 1\ngraph:\n  clips: { batch: 2, size: 64 }\nobservers: [progress, csv]\n";
+    const BASE: &str =
+        "seed: 1\ngraph:\n  clips: { batch: 2, size: 64 }\nobservers: [progress, csv]\n";
 
     fn file(name: &str, text: &str) -> Layer {
         Layer::File { name: name.into(), text: text.into() }
@@ -300,6 +355,7 @@ mod tests {
             let found = tree.find(path).unwrap();
             (found.tree.clone(), found.place.to_string())
         };
+        assert_eq!(at("graph.clips").1, "base.yaml:3:3");
         assert_eq!(at("seed"), (Tree::Int(1), "base.yaml:1:1".into()));
         assert_eq!(at("graph.clips.size"), (Tree::Int(32), "more.yaml:1:19".into()));
         assert_eq!(at("graph.clips.batch"), (Tree::Int(8), "--set graph.clips.batch=8".into()));

@@ -4,16 +4,21 @@
 //! a vertex can do), `frame` (what travels).
 
 pub mod checkpoint;
+mod context;
 pub mod diagnostic;
 pub mod dims;
 pub mod entry;
 pub mod experiment;
+mod findings;
 mod flow;
 pub mod frame;
 pub mod graph;
 pub mod layers;
 pub mod node;
+mod paths;
 pub mod port;
+mod reading;
 mod resolve;
 mod stages;
+pub mod words;
 pub mod yaml;

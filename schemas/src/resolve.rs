@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::context::Context;
 use crate::diagnostic::{Code, Report};
 use crate::entry::{Entry, find, nearest};
-use crate::experiment::{NODE_KEYS, NodeConfig, quoted};
-use crate::graph::{Context, WEIGHTS, connected};
+use crate::experiment::{NODE_KEYS, NodeConfig};
+use crate::graph::{WEIGHTS, connected};
 use crate::port::Ports;
+use crate::reading::quoted;
+use crate::words;
+use crate::yaml::{Located, Tree};
 
 /// A node whose kind and options are known.
 pub(crate) struct Resolved {
@@ -67,20 +71,41 @@ fn resolve(
         let message = format!("`{}` has no option `{key}`", config.kind);
         report.add(context.problem(Code::Unknown, &format!("{path}.{key}"), message).hint(hint));
     }
-    let options = match (entry.resolve)(&Value::Object(options)) {
-        Ok(options) => options,
-        Err(problem) => {
-            let full = join(&path, &problem.option);
-            let hint = format!("`playhouse explain {}` lists the options", config.kind);
-            report.add(context.problem(Code::Value, &full, problem.message).hint(hint));
-            return None;
-        }
-    };
+    let options = read_options(context, (&path, &config.kind), entry, options, report)?;
     let wired: Vec<String> =
         connected(config).into_iter().map(|(port, _)| port).filter(|p| p != WEIGHTS).collect();
     let ports = (entry.ports)(&options, &wired);
     check_inputs(context, name, config, &ports, report);
     Some(Resolved { entry, options, ports })
+}
+
+/// Reads options and reports all that do not fit: one that does not is left out, and the rest is
+/// read again.
+fn read_options(
+    context: &Context<'_>,
+    (path, kind): (&str, &str),
+    entry: &Entry,
+    mut options: serde_json::Map<String, Value>,
+    report: &mut Report,
+) -> Option<Value> {
+    let mut left_out: Vec<String> = Vec::new();
+    loop {
+        let problem = match (entry.resolve)(&Value::Object(options.clone())) {
+            Ok(read) if left_out.is_empty() => return Some(read),
+            Ok(_) => return None,
+            Err(problem) => problem,
+        };
+        let full = join(path, &problem.option);
+        let (message, hint) = words::plain(&problem.message, words::name(&full));
+        if !left_out.iter().any(|key| message == format!("`{key}` is missing")) {
+            let explain = || format!("`playhouse explain {kind}` lists the options");
+            let hint = if hint.is_empty() { explain() } else { hint };
+            report.add(context.problem(Code::Value, &full, message).hint(hint));
+        }
+        let key = problem.option.split(['.', '[']).next().unwrap_or_default().to_owned();
+        options.shift_remove(&key)?;
+        left_out.push(key);
+    }
 }
 
 /// Names of the options of a kind, from its schema.
@@ -99,7 +124,8 @@ fn check_device(context: &Context<'_>, path: &str, config: &NodeConfig, report: 
     };
     if !devices.iter().any(|known| fits(known)) {
         let message = format!("device `{device}` is not in this build");
-        let hint = format!("it has {}; other devices need a build with their feature", quoted(devices));
+        let hint =
+            format!("it has {}; other devices need a build with their feature", quoted(devices));
         report.add(context.problem(Code::Value, &format!("{path}.device"), message).hint(hint));
     }
 }
@@ -125,10 +151,25 @@ fn check_inputs(
         let path = format!("graph.{name}.in.{port}");
         report.add(context.problem(Code::Unknown, &path, message).hint(hint));
     }
+    let written = context.tree.find(&format!("graph.{name}.in"));
+    if written.is_some_and(|inputs| !matches!(inputs.tree, Tree::Map(_) | Tree::Null)) {
+        return; // reported as a value of another form
+    }
+    let written = written.map_or(&[][..], Located::entries);
+    // A name that is nearly right, or a value that is not a port, was reported as such.
+    let meant = |port: &str| {
+        written.iter().any(|(key, from)| match key == port {
+            true => !matches!(from.tree, Tree::Null),
+            false => {
+                !names.contains(&key.as_str()) && nearest(key, names.iter().copied()) == Some(port)
+            }
+        })
+    };
     for port in ports.inputs.iter().filter(|port| !port.optional) {
-        if !matches!(config.inputs.get(&port.name), Some(Some(_))) {
+        if !meant(&port.name) {
             let message = format!("input `{}` of `{name}` is not connected", port.name);
-            let hint = format!("write `in: {{ {}: node.port }}`; it takes `{}`", port.name, port.dims);
+            let hint =
+                format!("write `in: {{ {}: node.port }}`; it takes `{}`", port.name, port.dims);
             let path = format!("graph.{name}");
             report.add(context.problem(Code::Unconnected, &path, message).hint(hint));
         }
@@ -144,10 +185,10 @@ fn check_sources(
 ) {
     for (port, from) in connected(config) {
         let path = format!("graph.{name}.in.{port}");
-        if !context.experiment.graph.contains_key(&from.node) {
+        if !context.is_written(&from.node) {
             let names = context.experiment.graph.keys().map(String::as_str);
             let hint = match nearest(&from.node, names) {
-                Some(near) => format!("did you mean `{near}`?"),
+                Some(near) => format!("did you mean `{near}.{}`?", from.port),
                 None => "look up the names under `graph`".to_owned(),
             };
             let message = format!("no node is named `{}`", from.node);

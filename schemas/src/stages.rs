@@ -2,13 +2,44 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::context::{Context, is_written};
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::entry::{find, nearest};
-use crate::experiment::{Experiment, Frozen, quoted};
-use crate::graph::{Context, End, StageGraph, Surroundings};
+use crate::experiment::{Experiment, Frozen, StageConfig};
+use crate::flow;
+use crate::graph::{End, StageGraph, Surroundings};
 use crate::port::Grad;
-use crate::resolve::Resolved;
-use crate::yaml::Located;
+use crate::reading::{self, quoted};
+use crate::resolve::{self, Resolved, join};
+use crate::words;
+use crate::yaml::{Located, Tree};
+
+/// Steps, microbatches, and whether there is a loss.
+fn check_counts(context: &Context<'_>, stage: &str, report: &mut Report) {
+    if context.config.steps == 0 {
+        let message = "`steps` is 0, but a stage has at least 1".to_owned();
+        let problem = context.problem(Code::Value, &format!("{stage}.steps"), message);
+        report.add(problem.hint("write a number from 1, or remove the stage"));
+    }
+    if context.config.accumulate == 0 {
+        let message = "`accumulate` is 0, but a step has at least 1 microbatch".to_owned();
+        let problem = context.problem(Code::Value, &format!("{stage}.accumulate"), message);
+        report.add(problem.hint("write a number from 1, or leave it out"));
+    }
+    let entries = context.tree.find(&format!("{stage}.losses"));
+    let none = entries.is_none_or(|e| match &e.tree {
+        Tree::Map(entries) => entries.is_empty(),
+        other => matches!(other, Tree::Null),
+    });
+    if none && !misspelt(context, "losses") {
+        let message = format!("stage `{}` has no loss", context.config.name);
+        report.add(
+            context
+                .problem(Code::Value, &format!("{stage}.losses"), message)
+                .hint("write, for example, `losses: { align.loss: 1 }`"),
+        );
+    }
+}
 
 /// Loss ports of a stage and their weights.
 pub(crate) fn losses(
@@ -17,24 +48,9 @@ pub(crate) fn losses(
     report: &mut Report,
 ) -> BTreeMap<End, f64> {
     let stage = context.path();
-    if context.config.steps == 0 {
-        let message = format!("stage `{}` has no steps", context.config.name);
-        report.add(context.problem(Code::Value, &format!("{stage}.steps"), message));
-    }
-    if context.config.accumulate == 0 {
-        let message = "`accumulate` is 0; a step has at least 1 microbatch".to_owned();
-        report.add(context.problem(Code::Value, &format!("{stage}.accumulate"), message));
-    }
-    if context.config.losses.is_empty() {
-        let message = format!("stage `{}` has no loss", context.config.name);
-        report.add(
-            context
-                .problem(Code::Value, &format!("{stage}.losses"), message)
-                .hint("write, for example, `losses: { align.loss: 1 }`"),
-        );
-    }
-    let place = context.tree.place_of(&format!("{stage}.losses"));
+    check_counts(context, &stage, report);
     let entries = context.tree.find(&format!("{stage}.losses"));
+    let place = context.tree.place_of(&format!("{stage}.losses"));
     let mut losses = BTreeMap::new();
     for (name, weight) in &context.config.losses {
         let place = entries.and_then(|e| e.get(name)).map_or(&place, |value| &value.place);
@@ -42,18 +58,21 @@ pub(crate) fn losses(
             Diagnostic::new(code, place, format!("{stage}.losses.{name}"), message)
         };
         if !weight.is_finite() {
-            report.add(problem(Code::Value, format!("the weight of `{name}` is {weight}")));
+            let message = format!("the weight of `{name}` is {weight}, not a finite number");
+            report.add(problem(Code::Value, message).hint(format!("write `{name}: 1`")));
         }
         let Some((node, port)) = name.split_once('.') else {
             let message = format!("`{name}` is not `node.port`");
-            report.add(problem(Code::Value, message).hint(format!("write `{name}.loss`")));
+            report
+                .add(problem(Code::Value, message).hint(format!("write `{name}.loss: {weight}`")));
             continue;
         };
-        if !context.experiment.graph.contains_key(node) {
+        if !context.is_written(node) {
             let names = context.experiment.graph.keys().map(String::as_str);
-            let hint = nearest(node, names).map(|near| format!("did you mean `{near}`?"));
+            let hint = nearest(node, names).map(|near| format!("did you mean `{near}.{port}`?"));
             let message = format!("no node is named `{node}`");
-            report.add(problem(Code::Unknown, message).hint(hint.unwrap_or_default()));
+            let none = || "give the weight to a node under `graph`".to_owned();
+            report.add(problem(Code::Unknown, message).hint(hint.unwrap_or_else(none)));
             continue;
         }
         let Some(resolved) = nodes.get(node) else { continue };
@@ -84,26 +103,30 @@ pub(crate) fn trained(
     for (list, names) in [("train", &context.config.train), ("fresh", &context.config.fresh)] {
         for (index, name) in names.iter().enumerate() {
             let path = format!("{stage}.{list}.{index}");
-            let Some(config) = context.experiment.graph.get(name) else {
+            if !context.is_written(name) {
                 let known = context.experiment.graph.keys().map(String::as_str);
                 let hint = nearest(name, known).map(|near| format!("did you mean `{near}`?"));
                 let message = format!("no node is named `{name}`");
                 let problem = context.problem(Code::Unknown, &path, message);
-                report.add(problem.hint(hint.unwrap_or_default()));
+                let none = || format!("take it out of `{list}`, or add it under `graph`");
+                report.add(problem.hint(hint.unwrap_or_else(none)));
                 continue;
-            };
+            }
+            let Some(config) = context.experiment.graph.get(name) else { continue };
             if list == "fresh" {
                 continue;
             }
             if config.frozen == Frozen::All(true) {
                 let message = format!("`{name}` is frozen and cannot train");
-                let hint = format!("leave it out of `train`, or set `{name}.frozen: false` under `with`");
+                let hint =
+                    format!("leave it out of `train`, or set `{name}.frozen: false` under `with`");
                 report.add(context.problem(Code::Gradient, &path, message).hint(hint));
                 continue;
             }
             if nodes.get(name).is_some_and(|node| node.entry.source) {
                 let message = format!("`{name}` is a source and has nothing to train");
-                report.add(context.problem(Code::Gradient, &path, message));
+                let problem = context.problem(Code::Gradient, &path, message);
+                report.add(problem.hint("leave it out of `train`"));
                 continue;
             }
             trained.insert(name.clone());
@@ -113,9 +136,17 @@ pub(crate) fn trained(
     trained
 }
 
+/// Whether a key of the stage is written almost right, which was reported.
+fn misspelt(context: &Context<'_>, key: &str) -> bool {
+    let stage = context.tree.find(&context.path());
+    stage.is_some_and(|stage| reading::misspelt(stage, key, &reading::STAGE_KEYS))
+}
+
 fn check_optimizer(context: &Context<'_>, stage: &str, report: &mut Report) {
+    let written = context.tree.find(&format!("{stage}.optimizer"));
     let Some(optimizer) = &context.config.optimizer else {
-        if !context.config.train.is_empty() {
+        let absent = written.is_none_or(|o| matches!(o.tree, Tree::Null));
+        if absent && !context.config.train.is_empty() && !misspelt(context, "optimizer") {
             let message = format!("stage `{}` trains but has no optimizer", context.config.name);
             report.add(
                 context
@@ -125,31 +156,38 @@ fn check_optimizer(context: &Context<'_>, stage: &str, report: &mut Report) {
         }
         return;
     };
-    let mut refuse = |key: &str, value: String, range: &str| {
+    let mut refuse = |key: &str, value: f64, range: &str, example: &str| {
         let path = format!("{stage}.optimizer.{key}");
-        let message = format!("`{key}` is {value}; it must be {range}");
-        report.add(context.problem(Code::Value, &path, message));
+        let message = format!("`{key}` is {value}, but must be {range}");
+        let hint = format!("write, for example, `{key}: {example}`");
+        report.add(context.problem(Code::Value, &path, message).hint(hint));
     };
     if !(optimizer.lr > 0.0 && optimizer.lr <= 1.0) {
-        refuse("lr", optimizer.lr.to_string(), "above 0 and at most 1");
+        refuse("lr", optimizer.lr, "above 0 and at most 1", "1.0e-3");
     }
-    for beta in optimizer.betas {
-        if !(0.0..1.0).contains(&beta) {
-            refuse("betas", beta.to_string(), "from 0 to below 1");
+    for beta in optimizer.betas.into_iter().filter(|beta| !(0.0..1.0).contains(beta)) {
+        refuse("betas", beta, "from 0 to below 1", "[0.9, 0.98]");
+    }
+    let none = |value: f64| !(value >= 0.0 && value.is_finite());
+    for (key, value) in [
+        ("weight_decay", optimizer.weight_decay),
+        ("warmup_lr", optimizer.warmup_lr),
+        ("min_lr", optimizer.min_lr),
+        ("eps", optimizer.eps),
+    ] {
+        if none(value) {
+            refuse(key, value, "0 or more", "0.0");
         }
     }
-    if optimizer.weight_decay.is_nan() || optimizer.weight_decay < 0.0 {
-        refuse("weight_decay", optimizer.weight_decay.to_string(), "0 or more");
+    if let Some(clip) = optimizer.clip.filter(|clip| clip.is_nan() || *clip <= 0.0) {
+        refuse("clip", clip, "above 0", "3.0");
     }
-    if optimizer.clip.is_some_and(|clip| clip.is_nan() || clip <= 0.0) {
-        refuse("clip", format!("{:?}", optimizer.clip), "above 0");
-    }
-    if optimizer.layer_decay.is_some_and(|decay| !(decay > 0.0 && decay <= 1.0)) {
-        refuse("layer_decay", format!("{:?}", optimizer.layer_decay), "above 0 and at most 1");
+    if let Some(decay) = optimizer.layer_decay.filter(|decay| !(*decay > 0.0 && *decay <= 1.0)) {
+        refuse("layer_decay", decay, "above 0 and at most 1", "0.75");
     }
 }
 
-/// Observers must exist.
+/// Observers must exist and take their options.
 pub(crate) fn check_observers(
     tree: &Located,
     experiment: &Experiment,
@@ -157,10 +195,17 @@ pub(crate) fn check_observers(
     report: &mut Report,
 ) {
     for (index, observer) in experiment.observers.iter().enumerate() {
+        let path = format!("observers.{index}");
         if around.observers.contains(&observer.kind()) {
+            if let Err(problem) = (around.observe)(observer.kind(), &observer.options()) {
+                let full = join(&path, &problem.option);
+                let (message, hint) = words::plain(&problem.message, words::name(&full));
+                let place = tree.place_of(&full);
+                let hint = if problem.hint.is_empty() { hint } else { problem.hint };
+                report.add(Diagnostic::new(Code::Value, &place, full, message).hint(hint));
+            }
             continue;
         }
-        let path = format!("observers.{index}");
         let hint = match nearest(observer.kind(), around.observers.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("known are {}", quoted(&around.observers)),
@@ -171,23 +216,39 @@ pub(crate) fn check_observers(
     }
 }
 
+/// The nodes and their edges, when no stage says how they are used.
+pub(crate) fn without_curriculum(
+    tree: &Located,
+    experiment: &Experiment,
+    around: &Surroundings,
+    report: &mut Report,
+) {
+    let stage = StageConfig::default();
+    let context = Context { tree, experiment, index: 0, config: &stage, around };
+    let nodes = resolve::nodes(&context, report);
+    if let Some(order) = flow::order(&context, &nodes, report) {
+        flow::shapes(&context, &nodes, &order, report);
+    }
+}
+
 /// Placements must name nodes and hosts that exist.
 pub(crate) fn check_hosts(tree: &Located, experiment: &Experiment, report: &mut Report) {
     for (node, host) in &experiment.place {
         let path = format!("place.{node}");
         let place = tree.place_of(&path);
-        if !experiment.graph.contains_key(node) {
+        if !is_written(tree, node) {
             let hint = nearest(node, experiment.graph.keys().map(String::as_str))
                 .map(|near| format!("did you mean `{near}`?"));
             let message = format!("no node is named `{node}`");
             let problem = Diagnostic::new(Code::Placement, &place, path.clone(), message);
-            report.add(problem.hint(hint.unwrap_or_default()));
+            let none = || "place a node under `graph`, or remove the line".to_owned();
+            report.add(problem.hint(hint.unwrap_or_else(none)));
         }
         if !experiment.hosts.contains_key(host) {
             let known: Vec<&str> = experiment.hosts.keys().map(String::as_str).collect();
             let hint = match (nearest(host, known.iter().copied()), known.is_empty()) {
                 (Some(near), _) => format!("did you mean `{near}`?"),
-                (None, true) => "name it under `hosts`".to_owned(),
+                (None, true) => format!("write `hosts: {{ {host}: {{ transport: ipc }} }}`"),
                 (None, false) => format!("known are {}", quoted(&known)),
             };
             let message = format!("no host is named `{host}`");
@@ -214,7 +275,12 @@ pub(crate) fn check_hand_off(
             if node.fresh {
                 continue;
             }
-            let path = format!("curriculum.{index}");
+            let mut path = format!("curriculum.{index}");
+            let with = tree.find(&format!("{path}.with")).map_or(&[][..], Located::entries);
+            let own = with.iter().find(|(key, _)| key.split('.').next() == Some(name));
+            if let Some((key, _)) = own {
+                path = format!("{path}.with.{key}");
+            }
             let message = format!(
                 "`{name}` has {count} parameters in stage `{}` and {old} in stage `{old_stage}`",
                 stage.name

@@ -49,30 +49,6 @@ impl Located {
         self.entries().iter().find(|(name, _)| name == key).map(|(_, value)| value)
     }
 
-    /// The value under a dotted path.
-    pub fn find(&self, path: &str) -> Option<&Located> {
-        path.split('.').try_fold(self, |at, key| match &at.tree {
-            Tree::List(items) => items.get(key.parse::<usize>().ok()?),
-            _ => at.get(key),
-        })
-    }
-
-    /// The place of a dotted path, or of its nearest ancestor that was written.
-    pub fn place_of(&self, path: &str) -> Place {
-        let mut at = self;
-        for key in path.split('.').filter(|key| !key.is_empty()) {
-            let next = match &at.tree {
-                Tree::List(items) => key.parse::<usize>().ok().and_then(|i| items.get(i)),
-                _ => at.get(key),
-            };
-            match next {
-                Some(next) => at = next,
-                None => break,
-            }
-        }
-        at.place.clone()
-    }
-
     /// Entries of a mapping; none of anything else.
     pub fn entries(&self) -> &[(String, Located)] {
         match &self.tree {
@@ -106,34 +82,6 @@ impl Located {
             Tree::Text(_) => "text",
             Tree::List(_) => "a list",
             Tree::Map(_) => "a mapping",
-        }
-    }
-
-    /// Sets a dotted path; makes mappings on the way.
-    pub fn set(&mut self, path: &str, value: Located) {
-        let (key, rest) = path.split_once('.').map_or((path, None), |(k, r)| (k, Some(r)));
-        if let (Tree::List(items), Ok(index)) = (&mut self.tree, key.parse::<usize>()) {
-            match (items.get_mut(index), rest) {
-                (Some(item), Some(rest)) => item.set(rest, value),
-                (Some(item), None) => *item = value,
-                (None, _) => {}
-            }
-            return;
-        }
-        if !matches!(self.tree, Tree::Map(_)) {
-            self.tree = Tree::Map(Vec::new());
-        }
-        let Tree::Map(entries) = &mut self.tree else { return };
-        let at = entries.iter().position(|(name, _)| name == key);
-        match (at, rest) {
-            (Some(at), None) => entries[at].1 = value,
-            (Some(at), Some(rest)) => entries[at].1.set(rest, value),
-            (None, None) => entries.push((key.to_owned(), value)),
-            (None, Some(rest)) => {
-                let mut inner = Self::empty(value.place.clone());
-                inner.set(rest, value);
-                entries.push((key.to_owned(), inner));
-            }
         }
     }
 
@@ -221,7 +169,8 @@ pub fn parse(origin: &str, text: &str, report: &mut Report) -> Option<Located> {
                 let marker = error.marker();
                 let place = Place::new(&origin, marker.line(), marker.col() + 1);
                 let message = format!("this is not YAML: {}", error.info());
-                reader.report.add(Diagnostic::new(Code::Yaml, &place, "", message));
+                let hint = "look for an open bracket or quote, a tab, or a missing blank after `:`";
+                reader.report.add(Diagnostic::new(Code::Yaml, &place, "", message).hint(hint));
                 return None;
             }
         }
@@ -264,7 +213,7 @@ impl Reader<'_> {
                 }
                 _ => None,
             },
-            Event::Alias(..) => self.fail(&place, "anchors and aliases are not read"),
+            Event::Alias(..) => self.fail(&place, "aliases are not read", "write the value again"),
             _ => Some(()),
         }
     }
@@ -272,15 +221,26 @@ impl Reader<'_> {
     fn open(&mut self, open: Open) -> Option<()> {
         if self.stack.len() >= MAX_DEPTH {
             let place = Place::new(self.origin, 1, 1);
-            return self.fail(&place, "the nesting is too deep");
+            return self.fail(&place, "the nesting is too deep", "nest less than 64 deep");
         }
         self.stack.push(open);
         Some(())
     }
 
-    fn fail(&mut self, place: &Place, message: &str) -> Option<()> {
-        self.report.add(Diagnostic::new(Code::Yaml, place, "", message.to_owned()));
+    fn fail(&mut self, place: &Place, message: &str, hint: &str) -> Option<()> {
+        let problem = Diagnostic::new(Code::Yaml, place, "", message.to_owned());
+        self.report.add(problem.hint(hint));
         None
+    }
+
+    /// Dotted path of a key in the innermost mapping.
+    fn path(&self, key: &str) -> String {
+        let part = |open: &Open| match open {
+            Open::List(items, _) => Some(items.len().to_string()),
+            Open::Map(_, key, _) => key.as_ref().map(|(key, _)| key.clone()),
+        };
+        let parts = self.stack.iter().filter_map(part).chain([key.to_owned()]);
+        parts.collect::<Vec<_>>().join(".")
     }
 
     fn put(&mut self, mut value: Located) -> Option<()> {
@@ -294,16 +254,18 @@ impl Reader<'_> {
                         Tree::Text(text) => text,
                         Tree::Int(number) => number.to_string(),
                         Tree::Bool(value) => value.to_string(),
-                        _ => return self.fail(&place, "a key must be a word"),
+                        _ => return self.fail(&place, "a key must be a word", "quote it"),
                     };
                     *key = Some((name, place));
                 }
                 Some((name, place)) => {
                     if let Some((_, first)) = entries.iter().find(|(n, _)| *n == name) {
                         let message = format!("`{name}` is there twice");
-                        let hint = format!("the first one is at {}; rename one", first.place);
+                        let hint =
+                            format!("the first one is at {}; remove or rename one", first.place);
                         let problem = Diagnostic::new(Code::Twice, &place, "", message).hint(hint);
-                        self.report.add(problem);
+                        let path = self.path(&name);
+                        self.report.add(Diagnostic { path, ..problem });
                         return Some(());
                     }
                     value.place = place;

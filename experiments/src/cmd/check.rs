@@ -15,21 +15,33 @@ pub(crate) struct Args {
 
 /// Prints all problems of all files; fails if there is one.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let mut found = 0;
+    let (mut found, mut unreadable) = (0, 0);
     for file in &args.files {
-        match read::experiment(file, &args.overrides)? {
-            Ok(checked) => {
-                let stages = checked.graph.stages.len();
-                let nodes = checked.graph.experiment.graph.len();
-                println!("{}: ok, {nodes} nodes, {stages} stages", file.display());
+        match read::experiment(file, &args.overrides) {
+            Ok(Ok(checked)) => {
+                let stages = counted(checked.graph.stages.len(), "stage");
+                let nodes = counted(checked.graph.experiment.graph.len(), "node");
+                println!("{}: ok, {nodes}, {stages}", file.display());
             }
-            Err(problems) => {
+            Ok(Err(problems)) => {
                 let count = read::print(&problems);
-                let s = if count == 1 { "" } else { "s" };
-                eprintln!("{}: {count} problem{s}", file.display());
+                eprintln!("{}: {}", file.display(), counted(count, "problem"));
                 found += count;
+            }
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                unreadable += 1;
             }
         }
     }
-    Ok(if found == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match (unreadable, found) {
+        (0, 0) => ExitCode::SUCCESS,
+        (0, _) => ExitCode::FAILURE,
+        _ => ExitCode::from(2),
+    })
+}
+
+fn counted(count: usize, what: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{s}")
 }

@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use schemas::entry::{Entry, find, nearest};
 use schemas::port::{Grad, Port};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 /// Explain a kind: what it is, its ports and its options
 #[derive(clap::Args)]
@@ -13,30 +13,57 @@ pub(crate) struct Args {
 
 /// Prints the documentation of a kind.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut observers = actors::OBSERVERS.iter();
+    let observer = observers.find(|(name, _, _)| args.kind == format!("observers/{name}"));
+    if let Some((name, about, _)) = observer {
+        println!("observers/{name}\n\n{about}\n\nwrite it as `{name}` under `observers`");
+        return Ok(ExitCode::SUCCESS);
+    }
     let Some(entry) = find(modules::REGISTRY, &args.kind) else {
         let names = modules::REGISTRY.iter().map(|(name, _, _)| *name);
-        let hint = nearest(&args.kind, names).map(|n| format!("; did you mean `{n}`?"));
-        anyhow::bail!("no kind is named `{}`{}", args.kind, hint.unwrap_or_default());
+        let hint = match nearest(&args.kind, names) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "`playhouse list` shows all kinds".to_owned(),
+        };
+        anyhow::bail!("no kind is named `{}`; {hint}", args.kind);
     };
     println!("{}\n", args.kind);
     for line in entry.about.lines().take_while(|line| line.starts_with("//!")) {
         println!("{}", line.trim_start_matches("//!").trim_start_matches(' '));
     }
-    print_ports(entry);
-    print_options(entry);
+    let schema = (entry.schema)();
+    print_ports(entry, &schema);
+    print_options(&schema);
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_ports(entry: &Entry) {
-    let empty = Value::Object(serde_json::Map::new());
-    let Ok(options) = (entry.resolve)(&empty) else { return };
+/// Options that must be given, with a value each.
+fn examples(schema: &Value) -> Map<String, Value> {
+    let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let example = |name: &str| match schema["properties"][name]["type"].as_str() {
+        Some("integer") => json!(8),
+        Some("number") => json!(0.5),
+        _ => json!("name"),
+    };
+    required.map(|name| (name.to_owned(), example(name))).collect()
+}
+
+fn print_ports(entry: &Entry, schema: &Value) {
+    let examples = examples(schema);
+    let given: Vec<String> =
+        examples.iter().map(|(name, value)| format!("`{name}: {value}`")).collect();
+    let Ok(options) = (entry.resolve)(&Value::Object(examples)) else { return };
     let ports = (entry.ports)(&options, &[]);
-    println!("\nports with default options");
+    match given.as_slice() {
+        [] => println!("\nports with default options"),
+        given => println!("\nports with {}", given.join(", ")),
+    }
     let line = |way: &str, port: &Port| {
-        let grad = match port.grad {
-            Grad::Flows => "gradient flows",
-            Grad::Stopped => "no gradient",
-            Grad::Loss => "gradient begins",
+        let grad = match (port.grad, way) {
+            (Grad::Loss, _) => "gradient begins",
+            (Grad::Flows, _) => "gradient flows",
+            (Grad::Stopped, "in") => "gradient ends",
+            (Grad::Stopped, _) => "no gradient",
         };
         let optional = if port.optional { ", optional" } else { "" };
         let class = port.elements.name();
@@ -46,17 +73,41 @@ fn print_ports(entry: &Entry) {
     ports.outputs.iter().for_each(|port| line("out", port));
 }
 
-fn print_options(entry: &Entry) {
-    let schema = (entry.schema)();
+fn print_options(schema: &Value) {
     let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return };
     if properties.is_empty() {
         return;
     }
     println!("\noptions");
+    let required: Vec<&str> =
+        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, property) in properties {
         let about = property.get("description").and_then(Value::as_str).unwrap_or_default();
         let default = property.get("default").filter(|d| !d.is_null());
-        let default = default.map_or_else(String::new, |d| format!(" (default {d})"));
+        let default = match default {
+            Some(default) => format!(" (default {default})"),
+            None if required.contains(&name.as_str()) => " (must be given)".to_owned(),
+            None => String::new(),
+        };
         println!("  {name:<20} {}{default}", about.replace('\n', " "));
+        let words = words(property, schema);
+        if !words.is_empty() {
+            println!("  {:<20} one of {}", "", words.join(", "));
+        }
     }
+}
+
+/// The words that an option takes, if it takes only some.
+fn words(property: &Value, schema: &Value) -> Vec<String> {
+    let reference = property["$ref"].as_str().or_else(|| property["allOf"][0]["$ref"].as_str());
+    let resolved = reference.and_then(|path| schema.pointer(path.trim_start_matches('#')));
+    let of = resolved.unwrap_or(property);
+    let listed = of["enum"].as_array().into_iter().flatten();
+    let named = of["oneOf"].as_array().into_iter().flatten();
+    let named = named.flat_map(|form| match (&form["const"], form["enum"].as_array()) {
+        (Value::Null, Some(words)) => words.iter().collect(),
+        (Value::Null, None) => Vec::new(),
+        (word, _) => vec![word],
+    });
+    listed.chain(named).filter_map(Value::as_str).map(|word| format!("`{word}`")).collect()
 }

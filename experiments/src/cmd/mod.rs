@@ -12,4 +12,5 @@ pub(crate) mod new;
 pub(crate) mod plan;
 pub(crate) mod resume;
 pub(crate) mod run;
+pub(crate) mod schema;
 pub(crate) mod status;

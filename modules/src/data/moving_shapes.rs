@@ -1,5 +1,4 @@
-//! Moving shapes drawn in memory: look and motion are independent, and motions come in pairs that
-//! are each other's time reversal.
+//! Moving shapes drawn in memory: look and motion are independent, no single frame tells a motion.
 //!
 //! | port         | dims        | what                                                    |
 //! |--------------|-------------|---------------------------------------------------------|

@@ -135,7 +135,7 @@ impl Size {
     pub fn check_cut(&self) -> Vec<OptionProblem> {
         let sides = [("patch", self.patch), ("tubelet", self.tubelet)];
         let empty = sides.into_iter().filter(|(_, side)| *side == 0);
-        empty.map(|(name, _)| OptionProblem::new(name, "is 0, expected at least 1", "")).collect()
+        empty.map(|(name, _)| none(name)).collect()
     }
 
     /// Problems that the numbers show.
@@ -155,18 +155,22 @@ impl Size {
             ("pooled", self.pooled),
         ] {
             if value == 0 {
-                refuse(name, "is 0, expected at least 1".to_owned(), String::new());
+                let message = format!("`{name}` is 0, but must be at least 1");
+                refuse(name, message, "give a number from 1".to_owned());
             }
         }
         for (name, heads) in [("heads", self.heads), ("pool_heads", self.pool_heads)] {
             if heads > 0 && !self.width.is_multiple_of(heads) {
                 let message = format!("{heads} heads do not divide a width of {}", self.width);
-                refuse(name, message, "choose a divisor of the width".to_owned());
+                let near = (1..=heads).rev().find(|n| self.width.is_multiple_of(*n)).unwrap_or(1);
+                refuse(name, message, format!("choose a divisor of the width, for example {near}"));
             }
         }
         if !self.width.is_multiple_of(width_multiple) {
-            let message = format!("{} is not a multiple of {width_multiple}", self.width);
-            let hint = "the sine-cosine position table needs it".to_owned();
+            let message =
+                format!("`width` is {}, but must be a multiple of {width_multiple}", self.width);
+            let near = self.width.next_multiple_of(width_multiple);
+            let hint = format!("the sine-cosine position table needs it; write {near}");
             refuse("width", message, hint);
         }
         problems
@@ -188,7 +192,7 @@ pub fn check_taps(depth: usize, taps: usize, interval: f64) -> Vec<OptionProblem
     let mut problems = Vec::new();
     if taps == 0 || taps > depth {
         let message = format!("{taps} taps of {depth} blocks, expected 1 to {depth}");
-        problems.push(OptionProblem::new("taps", message, ""));
+        problems.push(OptionProblem::new("taps", message, format!("write 1 to {depth}")));
     } else if interval < 1.0 || (taps - 1) as f64 * interval >= depth as f64 {
         let message = format!("{taps} taps {interval} apart do not fit into {depth} blocks");
         problems.push(OptionProblem::new("tap_interval", message, "use 1, or fewer taps"));
@@ -198,12 +202,18 @@ pub fn check_taps(depth: usize, taps: usize, interval: f64) -> Vec<OptionProblem
 
 /// A problem when `value` is not in `[0, 1)`.
 pub fn check_share(option: &str, value: f64) -> Option<OptionProblem> {
-    let message = format!("{value} is not in [0, 1)");
-    (!(0.0..1.0).contains(&value)).then(|| OptionProblem::new(option, message, ""))
+    let message = format!("`{option}` is {value}, but must be from 0 to below 1");
+    let hint = format!("write, for example, `{option}: 0.5`");
+    (!(0.0..1.0).contains(&value)).then(|| OptionProblem::new(option, message, hint))
+}
+
+/// A number that must not be 0 and is.
+fn none(option: &str) -> OptionProblem {
+    let message = format!("`{option}` is 0, but must be at least 1");
+    OptionProblem::new(option, message, "give a number from 1")
 }
 
 /// A problem when there is a head for no class.
 pub fn check_classes(classes: Option<usize>) -> Option<OptionProblem> {
-    let problem = || OptionProblem::new("classes", "is 0, expected at least 1", "leave it out");
-    (classes == Some(0)).then(problem)
+    (classes == Some(0)).then(|| none("classes"))
 }

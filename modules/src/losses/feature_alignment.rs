@@ -240,6 +240,13 @@ impl Kind for Config {
             let message = format!("{pairs} layers of the student's {student}");
             problems.push(OptionProblem::new("last", message, "give the student more `taps`"));
         }
+        let all = side(dims, "t") * side(dims, "h") * side(dims, "w");
+        let (sees, given) = (side(dims, "S"), dims.get("V").copied().unwrap_or(all));
+        if sees < given {
+            let message = format!("the student gives {sees} tokens, but the lattice has {given}");
+            let hint = "connect `visible` to the mask that the student sees through";
+            problems.push(OptionProblem::new("", message, hint));
+        }
         if Self::front(dims).iter().any(|front| *front > 1) {
             let message = "more than one token beside the lattice".to_owned();
             let hint = "connect `visible` when the student sees a part of the clip";

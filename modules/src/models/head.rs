@@ -99,3 +99,19 @@ impl Kind for Config {
 
 /// Kind `models/head`.
 pub const ENTRY: Entry = kind::entry::<Config>(include_str!("head.rs"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn training_starts_at_nearly_equal_scores() {
+        let config = Config { classes: 3, dropout: 0.0, norm: FeatureNorm::Layer };
+        let (dims, device) = (Dims::from([("D".to_owned(), 4)]), Device::flex());
+        let head = config.init(&dims, &Init::new(1, "head", &device));
+        let features = Tensor::<2>::from_data([[1.0, -2.0, 3.0, 0.5]], &device);
+        let scores = head.forward(features, None).into_data().to_vec::<f32>().unwrap();
+        assert!(scores.len() == 3 && scores.iter().all(|score| score.abs() < 1e-2), "{scores:?}");
+    }
+}

@@ -1,5 +1,4 @@
-//! VideoMAE V2 encoder: a video transformer without class token, the motion teacher of
-//! InternVideo2.
+//! VideoMAE V2 encoder: a video transformer without class token, InternVideo2's motion teacher.
 //!
 //! | port     | dims        | what                                                          |
 //! |----------|-------------|---------------------------------------------------------------|

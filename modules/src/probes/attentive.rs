@@ -112,3 +112,16 @@ impl Kind for Config {
 
 /// Kind `probes/attentive`.
 pub const ENTRY: Entry = kind::entry::<Config>(include_str!("attentive.rs"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_that_do_not_divide_the_width_are_refused() {
+        let config: Config =
+            serde_json::from_value(serde_json::json!({ "classes": 2, "heads": 5 })).unwrap();
+        let dims = Dims::from([("D".to_owned(), 96)]);
+        assert_eq!(config.check(&dims)[0].option, "heads");
+    }
+}

@@ -101,12 +101,13 @@ impl Host for Config {
         let mut problems = Vec::new();
         for (name, value) in [("neighbours", self.neighbours), ("size", self.size)] {
             if value == 0 {
-                problems.push(OptionProblem::new(name, "is 0, expected at least 1", ""));
+                let message = format!("`{name}` is 0, but must be at least 1");
+                problems.push(OptionProblem::new(name, message, "give a number from 1"));
             }
         }
         if self.temperature.is_nan() || self.temperature <= 0.0 {
-            let message = format!("{} is not above 0", self.temperature);
-            problems.push(OptionProblem::new("temperature", message, ""));
+            let message = format!("`temperature` is {}, but must be above 0", self.temperature);
+            problems.push(OptionProblem::new("temperature", message, "write, for example, 0.07"));
         }
         problems
     }

@@ -101,3 +101,22 @@ impl Kind for Config {
 
 /// Kind `probes/linear`.
 pub const ENTRY: Entry = kind::entry::<Config>(include_str!("linear.rs"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn any_scale_of_features_gives_the_same_scores() {
+        let config = Config { classes: 2, smoothing: 0.0, norm: FeatureNorm::Layer };
+        let (dims, device) = (Dims::from([("D".to_owned(), 4)]), Device::flex());
+        let probe = config.init(&dims, &Init::new(1, "probe", &device));
+        let scores = |scale: f64| {
+            let features = Tensor::<2>::from_data([[10.0, -20.0, 30.0, 5.0]], &device);
+            probe.forward(features.mul_scalar(scale)).into_data().to_vec::<f32>().unwrap()
+        };
+        let (one, ten) = (scores(1.0), scores(10.0));
+        assert!(one.iter().zip(&ten).all(|(a, b)| (a - b).abs() < 1e-5), "{one:?}, {ten:?}");
+    }
+}

@@ -1,0 +1,5 @@
+//! The kinds of the pages under `docs/src/how_to/`, as they would stand in `modules/src/`.
+
+pub mod gated_mean;
+pub mod gratings;
+pub mod huber;

@@ -1,0 +1,97 @@
+//! Every experiment that is meant for a laptop runs: two steps of each stage, with small batches,
+//! on a few clips.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use experiments::read::{self, Overrides};
+use modules::shapes;
+use tests::command::{experiments, playhouse, root};
+
+/// A folder with `data/shapes`, as the experiments name it.
+fn data() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let options =
+        shapes::Options { train: 16, test: 16, untrimmed: 0, ..shapes::Options::default() };
+    shapes::generate(&folder.path().join("data/shapes"), &options, &|_, _| {}).unwrap();
+    folder
+}
+
+/// `--set` arguments that make an experiment small.
+fn small(file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap();
+    let mut problems = schemas::diagnostic::Report::default();
+    let tree = schemas::yaml::parse("file", &text, &mut problems).unwrap();
+    let mut set = Vec::new();
+    for (name, node) in tree.get("graph").unwrap().entries() {
+        if node.get("kind").and_then(|kind| kind.text()).is_some_and(|k| k.starts_with("data/")) {
+            set.push(format!("graph.{name}.batch=2"));
+        }
+        // Weights that another experiment makes are not in the repository.
+        let weights = node.get("weights").and_then(|weights| weights.text());
+        if weights.is_some_and(|weights| !file.with_file_name(weights).exists()) {
+            set.push(format!("graph.{name}.weights=null"));
+        }
+    }
+    for (index, stage) in tree.get("curriculum").unwrap().items().iter().enumerate() {
+        set.push(format!("curriculum.{index}.steps=2"));
+        for (path, _) in stage.get("with").map_or(&[][..], |with| with.entries()) {
+            if path.ends_with(".batch") {
+                set.push(format!("curriculum.{index}.with.{path}=2"));
+            }
+        }
+    }
+    set
+}
+
+fn laptop() -> Vec<PathBuf> {
+    let mut files = experiments();
+    files.retain(|f| !fs::read_to_string(root().join(f)).unwrap().contains("Not for a laptop"));
+    files
+}
+
+#[test]
+fn every_laptop_experiment_runs_two_steps_of_each_stage() {
+    let data = data();
+    let files = laptop();
+    assert!(files.len() >= 3, "{files:?}");
+    for file in files {
+        let path = root().join(&file);
+        let out = file.file_stem().unwrap().to_str().unwrap().to_owned();
+        let set = small(&path);
+        let mut arguments = vec!["run", path.to_str().unwrap(), "--out", &out];
+        arguments.extend(set.iter().flat_map(|value| ["--set", value.as_str()]));
+        let ran = playhouse(env!("CARGO_BIN_EXE_tests"), data.path(), &arguments);
+        assert_eq!(ran.code, 0, "{}: {}", file.display(), ran.shown());
+        let overrides = Overrides { set, ..Overrides::default() };
+        let checked = read::experiment(&path, &overrides).unwrap().unwrap();
+        let metrics = fs::read_to_string(data.path().join(&out).join("metrics.csv")).unwrap();
+        for (index, stage) in checked.graph.stages.iter().enumerate() {
+            for loss in stage.losses.keys() {
+                let last = 2 * index + 1;
+                let row = format!("{},{last},{},{},", stage.name, loss.node, loss.port);
+                let value = metrics.lines().find_map(|line| line.strip_prefix(&row));
+                let value: f64 =
+                    value.unwrap_or_else(|| panic!("{row} in {metrics}")).parse().unwrap();
+                assert!(value.is_finite(), "{}: {row}{value}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_experiment_says_what_it_asks_costs_and_expects() {
+    for file in experiments() {
+        let text = fs::read_to_string(root().join(&file)).unwrap();
+        let header: Vec<&str> = text
+            .lines()
+            .take_while(|line| line.starts_with("# ") || line.starts_with("#  "))
+            .collect();
+        let shown = file.display();
+        assert!(header.len() >= 3, "{shown}: begin with question, cost and expected result");
+        assert!(header[0].ends_with('?'), "{shown}: the first line is a question");
+        assert!(text.to_lowercase().contains("expect"), "{shown}: say what to expect");
+        assert!(header.iter().any(|line| line.contains("playhouse ")), "{shown}: name the command");
+        assert!(text.contains("\nquestion: "), "{shown}");
+    }
+}
