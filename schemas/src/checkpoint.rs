@@ -81,10 +81,8 @@ fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> CheckpointError
 pub fn write_part(folder: &Path, node: &str, part: &Part) -> Result<PartFile, CheckpointError> {
     let name = format!("{node}.safetensors");
     let path = folder.join(&name);
-    let damaged = |reason: String| CheckpointError::Damaged {
-        file: path.display().to_string(),
-        reason,
-    };
+    let damaged =
+        |reason: String| CheckpointError::Damaged { file: path.display().to_string(), reason };
     let bytes: Vec<(String, Dtype, Vec<usize>, Bytes)> = part
         .tensors
         .iter()
@@ -120,10 +118,8 @@ const NOTHING: &str = "_";
 /// Reads one part and compares it with its entry in the manifest.
 pub fn read_part(folder: &Path, entry: &PartFile) -> Result<Part, CheckpointError> {
     let path = folder.join(&entry.file);
-    let damaged = |reason: String| CheckpointError::Damaged {
-        file: path.display().to_string(),
-        reason,
-    };
+    let damaged =
+        |reason: String| CheckpointError::Damaged { file: path.display().to_string(), reason };
     let data = fs::read(&path).map_err(io(format!("cannot read {}", path.display())))?;
     if data.len() as u64 != entry.bytes {
         return Err(damaged(format!("is {} bytes, expected {}", data.len(), entry.bytes)));
@@ -139,12 +135,9 @@ pub fn read_loose_part(path: &Path) -> Result<Part, CheckpointError> {
     let file = File::open(path).map_err(io(format!("cannot open {}", path.display())))?;
     // SAFETY: the mapping is private to this function and read once.
     #[expect(unsafe_code, reason = "memory mapping a file")]
-    let map =
-        unsafe { Mmap::map(&file) }.map_err(io(format!("cannot read {}", path.display())))?;
-    parse_part(&map).map_err(|reason| CheckpointError::Damaged {
-        file: path.display().to_string(),
-        reason,
-    })
+    let map = unsafe { Mmap::map(&file) }.map_err(io(format!("cannot read {}", path.display())))?;
+    parse_part(&map)
+        .map_err(|reason| CheckpointError::Damaged { file: path.display().to_string(), reason })
 }
 
 fn parse_part(data: &[u8]) -> Result<Part, String> {
@@ -244,10 +237,8 @@ pub fn commit(
 pub fn read_manifest(checkpoint: &Path) -> Result<Manifest, CheckpointError> {
     let path = checkpoint.join("manifest.json");
     let text = fs::read(&path).map_err(io(format!("cannot read {}", path.display())))?;
-    let damaged = |reason: String| CheckpointError::Damaged {
-        file: path.display().to_string(),
-        reason,
-    };
+    let damaged =
+        |reason: String| CheckpointError::Damaged { file: path.display().to_string(), reason };
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
     if manifest.format != FORMAT {
         return Err(damaged(format!("has format {}, this build reads {FORMAT}", manifest.format)));

@@ -189,7 +189,7 @@ pub enum TransportConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
-    /// Steps that sources and frozen nodes may be ahead of the optimiser.
+    /// Microbatches that sources and frozen nodes may be ahead of the optimiser.
     pub prefetch: u64,
     /// Restarts within `restart_window` seconds before the run gives up.
     pub max_restarts: u32,
@@ -288,7 +288,8 @@ fn read_node(name: &str, node: &Located, report: &mut Report) -> Option<NodeConf
         let place = kind.map_or(&node.place, |k| &k.place);
         let message = format!("node `{name}` has no `kind`");
         report.add(
-            Diagnostic::new(Code::Value, place, path, message).hint("`playhouse list` shows all kinds"),
+            Diagnostic::new(Code::Value, place, path, message)
+                .hint("`playhouse list` shows all kinds"),
         );
         return None;
     };
@@ -352,8 +353,17 @@ fn read_stages(stages: &Located, report: &mut Report) -> Vec<StageConfig> {
     const KEYS: [&str; 8] =
         ["name", "steps", "train", "losses", "optimizer", "accumulate", "with", "fresh"];
     const OPTIMIZER: [&str; 11] = [
-        "kind", "lr", "betas", "eps", "weight_decay", "clip", "warmup", "warmup_lr", "min_lr",
-        "schedule", "layer_decay",
+        "kind",
+        "lr",
+        "betas",
+        "eps",
+        "weight_decay",
+        "clip",
+        "warmup",
+        "warmup_lr",
+        "min_lr",
+        "schedule",
+        "layer_decay",
     ];
     let mut read: Vec<StageConfig> = Vec::new();
     for (index, stage) in stages.items().iter().enumerate() {

@@ -178,7 +178,9 @@ pub fn check_path(base: &Located, path: &str, place: &Place, report: &mut Report
                 let message = format!("`{path}` points at nothing: {inside} has no `{key}`");
                 let names = at.entries().iter().map(|(name, _)| name.as_str());
                 let hint = match (&at.tree, nearest(key, names)) {
-                    (Tree::List(items), _) => format!("it has items 0 to {}", items.len().max(1) - 1),
+                    (Tree::List(items), _) => {
+                        format!("it has items 0 to {}", items.len().max(1) - 1)
+                    }
                     (_, Some(near)) => {
                         let mut fixed = keys.clone();
                         fixed[index] = near;
@@ -190,7 +192,11 @@ pub fn check_path(base: &Located, path: &str, place: &Place, report: &mut Report
                 return None;
             }
         }
-        walked = if walked.is_empty() { format!("`{key}`") } else { format!("`{}`", keys[..=index].join(".")) };
+        walked = if walked.is_empty() {
+            format!("`{key}`")
+        } else {
+            format!("`{}`", keys[..=index].join("."))
+        };
     }
     Some(())
 }
@@ -279,7 +285,8 @@ fn from_config(value: &Value) -> Located {
 mod tests {
     use super::*;
 
-    const BASE: &str = "seed: 1\ngraph:\n  clips: { batch: 2, size: 64 }\nobservers: [progress, csv]\n";
+    const BASE: &str =
+        "seed: 1\ngraph:\n  clips: { batch: 2, size: 64 }\nobservers: [progress, csv]\n";
 
     fn file(name: &str, text: &str) -> Layer {
         Layer::File { name: name.into(), text: text.into() }

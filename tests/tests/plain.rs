@@ -98,7 +98,9 @@ fn train_plainly(graph: &Graph, steps: u64) -> Vec<PlainStep> {
     let plain = modules::device::by_name("flex").unwrap();
     let device = plain.clone().autodiff();
     let node = |name: &str| &stage.nodes[name];
-    let mut clips = (find(modules::REGISTRY, "data/moving_shapes").unwrap().build)(&node("clips").spec).unwrap();
+    let mut clips =
+        (find(modules::REGISTRY, "data/moving_shapes").unwrap().build)(&node("clips").spec)
+            .unwrap();
     let teacher = Part::<videomae_v2::Config>::new("teacher", node("teacher"), &plain);
     let mut student = Part::<internvideo2::Config>::new("student", node("student"), &device);
     let mut align = Part::<feature_alignment::Config>::new("align", node("align"), &device);
@@ -121,7 +123,8 @@ fn train_plainly(graph: &Graph, steps: u64) -> Vec<PlainStep> {
         let target: Tensor<4> = taught.take("layers").unwrap();
         let inputs = Tensors::of("student", layers).with("teacher", target);
         let first: Tensor<1> = align.call(step, inputs).take("loss").unwrap();
-        let logits: Tensor<2> = head.call(step, Tensors::of("features", mean)).take("logits").unwrap();
+        let logits: Tensor<2> =
+            head.call(step, Tensors::of("features", mean)).take("logits").unwrap();
         let mut inputs = of("label", input("motion"));
         inputs.put("logits", logits.into());
         let second: Tensor<1> = judge.call(step, inputs).take("loss").unwrap();
@@ -129,7 +132,8 @@ fn train_plainly(graph: &Graph, steps: u64) -> Vec<PlainStep> {
         let mut all = (first + second.mul_scalar(0.5)).backward();
         let of_student = parameters::gradients(&student.module, &mut all);
         let of_align = parameters::gradients(&align.module, &mut all);
-        let squares = |g: &BTreeMap<String, AnyTensor>| g.values().map(AnyTensor::squared_norm).sum::<f64>();
+        let squares =
+            |g: &BTreeMap<String, AnyTensor>| g.values().map(AnyTensor::squared_norm).sum::<f64>();
         let norm = (squares(&of_align) + squares(&of_student)).sqrt();
         let scale = (1.0 / (norm + 1e-6)).min(1.0);
         let gradients = of_student.clone();
