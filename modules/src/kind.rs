@@ -21,9 +21,9 @@ use crate::host_node::HostNode;
 use crate::init::Init;
 use crate::kind_node::KindNode;
 use crate::parameters;
+use crate::weights;
 use crate::rng::Key;
 use crate::tensors::Tensors;
-use crate::weights;
 
 /// Circumstances of one forward pass.
 #[derive(Debug, Clone)]

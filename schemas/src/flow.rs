@@ -77,8 +77,7 @@ pub(crate) fn shapes(
         let Some(node) = nodes.get(name) else { continue };
         let inputs: BTreeMap<String, End> =
             connected(&context.experiment.graph[name]).into_iter().collect();
-        let mut binding =
-            Binding { context, name, dims: Dims::new(), from: BTreeMap::new(), sound: true };
+        let mut binding = Binding { context, name, dims: Dims::new(), from: BTreeMap::new(), sound: true };
         let mut known = true;
         for port in &node.ports.inputs {
             let Some(from) = inputs.get(&port.name) else {
@@ -166,8 +165,7 @@ impl Binding<'_> {
                 continue;
             };
             let (name, port) = (self.name, &port.name);
-            let message =
-                format!("`{name}.{port}` takes {tag} `{value}`, but `{from}` gives `{found}`");
+            let message = format!("`{name}.{port}` takes {tag} `{value}`, but `{from}` gives `{found}`");
             report.add(self.context.problem(Code::Mismatch, &path, message));
             self.sound = false;
         }
@@ -182,8 +180,7 @@ impl Binding<'_> {
             if self.bind(pattern, *value, from).is_ok() {
                 continue;
             }
-            let expected: Vec<usize> =
-                bound.iter().filter_map(|b| b.as_ref().ok().copied()).collect();
+            let expected: Vec<usize> = bound.iter().filter_map(|b| b.as_ref().ok().copied()).collect();
             let other = match pattern {
                 Dim::Symbol(symbol) => self.from.get(symbol).cloned().unwrap_or_default(),
                 _ => String::new(),
@@ -229,8 +226,9 @@ impl Binding<'_> {
         };
         for port in ports {
             let lattice = port.lattice.as_deref().map(values).transpose();
-            let shape = values(&port.dims)
-                .and_then(|dims| Ok(Shape { elements: port.elements, dims, lattice: lattice? }));
+            let shape = values(&port.dims).and_then(|dims| {
+                Ok(Shape { elements: port.elements, dims, lattice: lattice? })
+            });
             match shape {
                 Ok(shape) => {
                     outputs.insert(port.name.clone(), shape);
@@ -239,11 +237,7 @@ impl Binding<'_> {
                     let (name, port) = (self.name, &port.name);
                     let message = format!("`{name}.{port}` has no shape: {error}");
                     let path = format!("graph.{}", self.name);
-                    report.add(
-                        self.context
-                            .problem(Code::Value, &path, message)
-                            .hint(self.origins(&error)),
-                    );
+                    report.add(self.context.problem(Code::Value, &path, message).hint(self.origins(&error)));
                     return None;
                 }
             }
@@ -368,12 +362,8 @@ fn report_unreached(
     }
     let (message, hint) = match stopped.filter(|_| found) {
         Some(end) => (
-            format!(
-                "`{name}` trains in stage `{stage}`, but its gradient would have to pass `{end}`, where gradients end"
-            ),
-            format!(
-                "leave `{name}` out of `train`, or connect it to a port that gradients flow through"
-            ),
+            format!("`{name}` trains in stage `{stage}`, but its gradient would have to pass `{end}`, where gradients end"),
+            format!("leave `{name}` out of `train`, or connect it to a port that gradients flow through"),
         ),
         None => (
             format!("`{name}` trains in stage `{stage}`, but no loss of the stage reaches it"),

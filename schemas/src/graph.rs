@@ -274,8 +274,7 @@ fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph>
             })
             .collect();
         let trains = trained.contains(name) && gradients.backward.contains(name);
-        let spec =
-            node_spec(context, name, node, (&shape.dims, &edges, trains, &gradients.backward));
+        let spec = node_spec(context, name, node, (&shape.dims, &edges, trains, &gradients.backward));
         check_weights(context, name, node, &spec, report);
         stage.nodes.insert(
             name.clone(),

@@ -99,8 +99,7 @@ fn check_device(context: &Context<'_>, path: &str, config: &NodeConfig, report: 
     };
     if !devices.iter().any(|known| fits(known)) {
         let message = format!("device `{device}` is not in this build");
-        let hint =
-            format!("it has {}; other devices need a build with their feature", quoted(devices));
+        let hint = format!("it has {}; other devices need a build with their feature", quoted(devices));
         report.add(context.problem(Code::Value, &format!("{path}.device"), message).hint(hint));
     }
 }
@@ -129,8 +128,7 @@ fn check_inputs(
     for port in ports.inputs.iter().filter(|port| !port.optional) {
         if !matches!(config.inputs.get(&port.name), Some(Some(_))) {
             let message = format!("input `{}` of `{name}` is not connected", port.name);
-            let hint =
-                format!("write `in: {{ {}: node.port }}`; it takes `{}`", port.name, port.dims);
+            let hint = format!("write `in: {{ {}: node.port }}`; it takes `{}`", port.name, port.dims);
             let path = format!("graph.{name}");
             report.add(context.problem(Code::Unconnected, &path, message).hint(hint));
         }

@@ -97,8 +97,7 @@ pub(crate) fn trained(
             }
             if config.frozen == Frozen::All(true) {
                 let message = format!("`{name}` is frozen and cannot train");
-                let hint =
-                    format!("leave it out of `train`, or set `{name}.frozen: false` under `with`");
+                let hint = format!("leave it out of `train`, or set `{name}.frozen: false` under `with`");
                 report.add(context.problem(Code::Gradient, &path, message).hint(hint));
                 continue;
             }

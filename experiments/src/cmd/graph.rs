@@ -36,9 +36,7 @@ fn shown(shape: Option<&Shape>) -> String {
     let Some(shape) = shape else { return "parameters".to_owned() };
     let dims: Vec<String> = shape.dims.iter().map(ToString::to_string).collect();
     match &shape.lattice {
-        Some(lattice) => {
-            format!("{} {} (lattice {lattice:?})", shape.elements.name(), dims.join("x"))
-        }
+        Some(lattice) => format!("{} {} (lattice {lattice:?})", shape.elements.name(), dims.join("x")),
         None => format!("{} {}", shape.elements.name(), dims.join("x")),
     }
 }

@@ -31,8 +31,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let (public, secret) = Keys::generate()?.save(&args.folder, name)?;
         println!("{name}: {} (secret: {})", public.display(), secret.display());
     }
-    println!(
-        "give each host its own secret and supervisor.key; give the supervisor all .key files"
-    );
+    println!("give each host its own secret and supervisor.key; give the supervisor all .key files");
     Ok(ExitCode::SUCCESS)
 }

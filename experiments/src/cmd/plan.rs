@@ -117,10 +117,7 @@ fn human(bytes: u64) -> String {
 
 fn print(stage: &StagePlan) {
     println!("stage {} ({} steps)", stage.name, stage.steps);
-    println!(
-        "  {:<16} {:<28} {:<12} {:<8} {:>14} {:>11}",
-        "node", "kind", "host", "device", "parameters", "memory"
-    );
+    println!("  {:<16} {:<28} {:<12} {:<8} {:>14} {:>11}", "node", "kind", "host", "device", "parameters", "memory");
     for node in &stage.nodes {
         let trains = if node.trains { " trains" } else { "" };
         println!(
@@ -136,12 +133,7 @@ fn print(stage: &StagePlan) {
     for edge in &stage.edges {
         let back = if edge.gradient { "gradient back" } else { "" };
         let far = if edge.crosses_hosts { "between hosts" } else { "" };
-        println!(
-            "  {:<28} -> {:<28} {:>11} a step {back} {far}",
-            edge.from,
-            edge.to,
-            human(edge.bytes_per_step)
-        );
+        println!("  {:<28} -> {:<28} {:>11} a step {back} {far}", edge.from, edge.to, human(edge.bytes_per_step));
     }
     println!();
 }

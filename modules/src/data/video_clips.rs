@@ -185,9 +185,7 @@ impl Host for Config {
             let message = format!("`every` is {every}; {} frames are not a multiple", self.frames);
             problems.push(OptionProblem::new("every", message, "give a divisor of `frames`"));
         }
-        for taken in
-            self.labels.iter().filter(|l| ["video", "sparse", "sample"].contains(&l.as_str()))
-        {
+        for taken in self.labels.iter().filter(|l| ["video", "sparse", "sample"].contains(&l.as_str())) {
             let message = format!("a column named `{taken}` cannot be a port of its own");
             problems.push(OptionProblem::new("labels", message, "rename the column"));
         }
