@@ -186,9 +186,7 @@ impl Checkpointer {
     }
 
     /// Commits the checkpoint when nothing is missing.
-    pub fn commit_if_complete(
-        &mut self,
-    ) -> Result<Option<&(PathBuf, Manifest)>, CheckpointError> {
+    pub fn commit_if_complete(&mut self) -> Result<Option<&(PathBuf, Manifest)>, CheckpointError> {
         if self.pending.as_ref().is_none_or(|pending| !pending.waiting.is_empty()) {
             return Ok(None);
         }

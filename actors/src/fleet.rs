@@ -24,9 +24,7 @@ use crate::hosts::{HostError, Remote};
 use crate::letter::{self, Letter, VERSION};
 use crate::message::{Command, Generation};
 use crate::node_actor::Reporter;
-use crate::transport::{
-    Address, Keys, Options, PeerName, PublicKey, Transport, TransportError,
-};
+use crate::transport::{Address, Keys, Options, PeerName, PublicKey, Transport, TransportError};
 
 /// How long an agent may take to come up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -102,7 +100,8 @@ impl Fleet {
         let (transport, inbound) = Transport::start(options)?;
         let transport = Arc::new(transport);
         let (sender, news) = crossbeam_channel::unbounded();
-        let pump = Pump { report: setup.report.clone(), directory: setup.directory.clone(), sender };
+        let pump =
+            Pump { report: setup.report.clone(), directory: setup.directory.clone(), sender };
         std::thread::Builder::new()
             .name("fleet".to_owned())
             .spawn(move || pump.run(&inbound))
@@ -288,7 +287,9 @@ impl Fleet {
             let allow = allow.filter_map(|(_, a)| Some((a.process.clone(), a.public?))).collect();
             self.tell(name, &Letter::Wire { generation, places, allow })?;
         }
-        self.wait_until_all(|news| matches!(news, News::Open { generation: g, .. } if *g == generation))?;
+        self.wait_until_all(
+            |news| matches!(news, News::Open { generation: g, .. } if *g == generation),
+        )?;
         for (index, name) in names.iter().enumerate() {
             let to = names[..index].iter().filter_map(|other| {
                 let there = &self.agents[other];
@@ -297,7 +298,9 @@ impl Fleet {
             let to = to.collect();
             self.tell(name, &Letter::Connect { to })?;
         }
-        self.wait_until_all(|news| matches!(news, News::Wired { generation: g, .. } if *g == generation))
+        self.wait_until_all(
+            |news| matches!(news, News::Wired { generation: g, .. } if *g == generation),
+        )
     }
 
     /// Waits for the same news of every agent.
@@ -435,7 +438,8 @@ fn bind(setup: &Setup) -> Result<Vec<Address>, TransportError> {
     if uses(TransportConfig::Ipc) {
         bind.push(Address::Ipc { path: setup.folder.join("supervisor.sock") });
     }
-    let listen: BTreeSet<&String> = setup.hosts.values().filter_map(|h| h.listen.as_ref()).collect();
+    let listen: BTreeSet<&String> =
+        setup.hosts.values().filter_map(|h| h.listen.as_ref()).collect();
     for address in listen {
         bind.push(address.parse()?);
     }

@@ -136,7 +136,9 @@ pub fn write_parcel(parcel: Parcel) -> Result<Message, LetterError> {
         shape: frame.shape().to_vec(),
     };
     let (work, step, named): (_, _, Vec<(String, Frame)>) = match parcel.load {
-        Load::Frame { at, pass, frame } => (Some((at, pass)), at.step, vec![(String::new(), frame)]),
+        Load::Frame { at, pass, frame } => {
+            (Some((at, pass)), at.step, vec![(String::new(), frame)])
+        }
         Load::Weights { step, frames } => (None, step, frames.into_iter().collect()),
     };
     let letter = Letter::Parcel(ParcelHeader {

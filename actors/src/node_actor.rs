@@ -22,9 +22,7 @@ use schemas::node::{At, Gradients, Node, NodeError, NodeSpec, Part, Update};
 
 use crate::checkpointer::Job;
 use crate::edge::{Directory, EdgeError};
-use crate::message::{
-    Assignment, Command, Event, Generation, Load, Order, Parcel, Pass, What,
-};
+use crate::message::{Assignment, Command, Event, Generation, Load, Order, Parcel, Pass, What};
 
 /// What keeps a node from going on.
 #[derive(Debug, thiserror::Error)]

@@ -239,8 +239,8 @@ fn observers(graph: &Graph, run: &Path) -> anyhow::Result<Watching> {
     for config in configs {
         match config.kind() {
             "checkpoint" => {
-                policy = serde_json::from_value(config.options())
-                    .context("observer `checkpoint`")?;
+                policy =
+                    serde_json::from_value(config.options()).context("observer `checkpoint`")?;
             }
             "metrics_csv" => {} // every run has it
             kind => {

@@ -85,6 +85,17 @@ impl Place {
         found.into_iter().map(|(manifest, path)| (manifest.step, path)).collect()
     }
 
+    /// Waits until a run has a checkpoint and none is being written.
+    pub fn settled(&self, out: &str) {
+        let folder = self.path(out).join("checkpoints");
+        until("checkpoints to be written", || {
+            let entries = fs::read_dir(&folder).ok()?.flatten();
+            let names: Vec<_> = entries.map(|e| e.file_name()).collect();
+            let whole = names.iter().all(|name| !name.to_string_lossy().starts_with('.'));
+            (whole && !names.is_empty()).then_some(())
+        });
+    }
+
     /// Agents that work for runs in this folder.
     pub fn agents(&self) -> Vec<i32> {
         let wanted = self.folder.path().to_string_lossy().into_owned();

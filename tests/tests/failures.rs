@@ -28,6 +28,19 @@ fn once(place: &Place, (node, step, what): (&str, u64, &str)) -> String {
     format!(r#"{{"node":"{node}","step":{step},"what":"{what}","marker":"{marker}"}}"#)
 }
 
+/// Interrupts a run in a step; it makes a checkpoint after it.
+fn stop_at(place: &Place, step: u64, command: Command) {
+    let fault = once(place, ("student", step, "pause"));
+    let marker = format!("student-{step}-pause");
+    let going = Going::start(with_fault(command, &fault), &place.path("log"));
+    until("the step", || place.path(&marker).exists().then_some(()));
+    going.signal("INT");
+    until("the signal", || going.text().contains("stopping after this step").then_some(()));
+    place.write(&format!("{marker}.go"), "");
+    let (status, text) = going.wait();
+    assert_eq!(status.code(), Some(130), "{text}");
+}
+
 fn begin() -> (Place, String) {
     let place = Place::new(PROGRAM);
     exits(0, place.run("plain", ""));
@@ -123,7 +136,7 @@ fn a_checkpoint_that_cannot_be_written_names_the_path_and_loses_none() {
     let command = with_fault(place.run("run", ""), &marker);
     let going = Going::start(command, &place.path("log"));
     until("step 8", || place.path("student-8-pause").exists().then_some(()));
-    until("a checkpoint", || (place.checkpoints("run").len() == 3).then_some(()));
+    place.settled("run");
     let before: Vec<u64> = place.checkpoints("run").iter().map(|(step, _)| *step).collect();
     // A file where the next checkpoint's folder must go: refused for root, too.
     let (real, away) = (place.path("run").join("checkpoints"), place.path("away"));
@@ -145,12 +158,8 @@ fn a_checkpoint_that_cannot_be_written_names_the_path_and_loses_none() {
 #[test]
 fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken() {
     let (place, numbers) = begin();
-    let marker = once(&place, ("student", 9, "pause"));
-    let going = Going::start(with_fault(place.run("run", ""), &marker), &place.path("log"));
-    until("step 9", || place.path("student-9-pause").exists().then_some(()));
-    until("a checkpoint", || (place.checkpoints("run").last()?.0 == 8).then_some(()));
-    going.signal("KILL");
-    going.wait();
+    stop_at(&place, 5, place.run("run", ""));
+    stop_at(&place, 9, place.resume("run"));
     let damage = |path: &std::path::Path| {
         let file = path.join("student.safetensors");
         let mut bytes = fs::read(&file).expect("a part");
@@ -164,15 +173,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken() {
     assert!(text.contains("going back to the one before it"), "{text}");
     assert_eq!(place.metrics("run"), numbers);
     // When all of them are damaged the run does not begin anew by itself.
-    let copy = place.path("bad");
-    fs::create_dir(&copy).expect("made");
-    let first = Going::start(
-        with_fault(place.run("bad", ""), &once(&place, ("judge", 8, "pause"))),
-        &place.path("log"),
-    );
-    until("step 8", || place.path("judge-8-pause").exists().then_some(()));
-    first.signal("KILL");
-    first.wait();
+    stop_at(&place, 8, place.run("bad", ""));
     for (_, path) in place.checkpoints("bad") {
         damage(&path);
     }

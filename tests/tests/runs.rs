@@ -47,13 +47,12 @@ impl<'a> Paused<'a> {
             let _ = std::fs::remove_file(place.path(&name)); // of another run in this place
         }
         let path = place.path(&marker).display().to_string();
-        let fault = format!(r#"{{"node":"{node}","step":{step},"what":"pause","marker":"{path}"}}"#);
+        let fault =
+            format!(r#"{{"node":"{node}","step":{step},"what":"pause","marker":"{path}"}}"#);
         command.env(faults::VARIABLE, fault);
         let going = Going::start(command, &place.path("log"));
         let paused = Self { place, going, marker };
-        until("the step to begin", || {
-            place.path(&paused.marker).exists().then_some(())
-        });
+        until("the step to begin", || place.path(&paused.marker).exists().then_some(()));
         paused
     }
 

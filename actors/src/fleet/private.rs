@@ -35,11 +35,7 @@ pub(super) fn private_folder(parent: &Path) -> Result<PathBuf, TransportError> {
 
 /// Writes a file for this user alone.
 pub(super) fn write_private(path: &Path, text: &[u8]) -> std::io::Result<()> {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text)
 }

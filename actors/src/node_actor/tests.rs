@@ -114,12 +114,8 @@ fn role(accumulate: u32) -> Assignment {
 
 #[test]
 fn microbatches_and_gradients_have_one_order_whatever_the_order_of_arrival() {
-    let expected = [
-        "forward 0 0",
-        "forward 0 1",
-        "backward 0 0 y=0.5 y=0.25",
-        "backward 0 1 y=1 y=2",
-    ];
+    let expected =
+        ["forward 0 0", "forward 0 1", "backward 0 0 y=0.5 y=0.25", "backward 0 1 y=1 y=2"];
     let bench = Bench::new(None);
     bench.order(Order::Assume(Box::new(role(2))));
     bench.input((0, 1), 1.0);

@@ -140,6 +140,7 @@ impl Supervisor {
         if let Err(error) = self.charge.record.sync() {
             tracing::error!(%error, "the last numbers are not on disk");
         }
+        self.charge.checkpointer.abandon(); // on a full disk its room is needed
         self.charge.hosts.dismiss();
         if self.charge.outcome.send(outcome).is_err() {
             tracing::error!("nobody waits for the end of the run");

@@ -1,6 +1,6 @@
-use std::{fs, io};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::{fs, io};
 
 use actors::agent::{self, AgentError, SUPERVISOR, Ticket};
 use actors::node_actor::Factory;
