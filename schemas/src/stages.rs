@@ -179,7 +179,7 @@ fn check_optimizer(context: &Context<'_>, stage: &str, report: &mut Report) {
             refuse(key, value, "0 or more", "0.0");
         }
     }
-    if let Some(clip) = optimizer.clip.filter(|clip| !(*clip > 0.0)) {
+    if let Some(clip) = optimizer.clip.filter(|clip| clip.is_nan() || *clip <= 0.0) {
         refuse("clip", clip, "above 0", "3.0");
     }
     if let Some(decay) = optimizer.layer_decay.filter(|decay| !(*decay > 0.0 && *decay <= 1.0)) {

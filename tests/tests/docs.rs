@@ -188,7 +188,8 @@ fn the_module_of_the_book_trains_as_a_node() {
 #[test]
 fn the_data_set_of_the_book_gives_equal_frames_for_equal_steps() {
     let options = json!({ "batch": 2, "frames": 4, "size": 8 });
-    assert!(gratings::ENTRY.source);
+    let ports = (gratings::ENTRY.ports)(&(gratings::ENTRY.resolve)(&options).unwrap(), &[]);
+    assert!(ports.inputs.is_empty() && ports.find_output("direction").is_some());
     let mut node = make(&gratings::ENTRY, options, json!({}), [&[], &[]]);
     let mut step = |step| {
         let at = At { step, ..At::default() };

@@ -64,7 +64,7 @@ impl Kind for Config {
     }
 
     fn check(&self, _: &Dims) -> Vec<OptionProblem> {
-        let wrong = !(self.temperature > 0.0);
+        let wrong = self.temperature.is_nan() || self.temperature <= 0.0;
         let message = format!("`temperature` is {}, but must be above 0", self.temperature);
         let problem = OptionProblem::new("temperature", message, "write, for example, 1.0");
         if wrong { vec![problem] } else { Vec::new() }
