@@ -7,5 +7,5 @@ target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target
 playhouse="$target/release/playhouse"
 run=${1:-runs/demo}
 rm -rf "$run"
-"$playhouse" data shapes data/shapes
+"$playhouse" data shapes data/shapes --plain --motions 4
 "$playhouse" run experiments/internvideo2/stage1.yaml --out "$run"

@@ -1,5 +1,6 @@
 //! One process on a host: makes nodes when the supervisor asks, and passes frames on.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::crew::Crew;
 use crate::edge::Directory;
 use crate::edges::remote::Remote;
 use crate::letter::{self, Letter, VERSION};
-use crate::message::Event;
+use crate::message::{Event, Generation};
 use crate::node_actor::{Factory, Reporter};
 use crate::transport::{
     Address, Inbound, Keys, Message, Options, PeerName, PublicKey, Transport, TransportError,
@@ -19,6 +20,9 @@ use crate::transport::{
 
 /// Name of the supervisor's process.
 pub const SUPERVISOR: &str = "supervisor";
+
+/// Frames in one message: weights travel together, one frame for each parameter.
+pub(crate) const PARAMETERS: usize = 8192;
 
 /// How long an agent waits for the supervisor before it gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -64,6 +68,7 @@ pub fn run(ticket: &Ticket, keys: Option<Keys>, factory: Factory) -> Result<(), 
     let _inside = system.block_on(async { actix::System::current() });
     let mut options = Options::new(PeerName::new(&ticket.name)?, ticket.token);
     options.bind.clone_from(&ticket.listen);
+    options.limits.bodies = PARAMETERS;
     options.keys = keys;
     let supervisor = PeerName::new(SUPERVISOR)?;
     if let Some(key) = ticket.key {
@@ -79,7 +84,16 @@ pub fn run(ticket: &Ticket, keys: Option<Keys>, factory: Factory) -> Result<(), 
     let report: Reporter =
         Arc::new(move |event: Event| tell(&reporter, &boss, &Letter::Event(event)));
     let crew = Crew::new(factory, report, Directory::default());
-    let mut agent = Agent { transport, supervisor, crew };
+    let mut agent = Agent {
+        transport,
+        supervisor,
+        crew,
+        generation: 0,
+        others: BTreeSet::new(),
+        present: BTreeSet::new(),
+        dialled: BTreeMap::new(),
+        wiring: false,
+    };
     let outcome = agent.serve(&inbound);
     agent.crew.stop();
     outcome
@@ -121,18 +135,29 @@ struct Agent {
     transport: Arc<Transport>,
     supervisor: PeerName,
     crew: Crew,
+    generation: Generation,
+    /// Other agents of this generation.
+    others: BTreeSet<PeerName>,
+    /// Agents with an open session.
+    present: BTreeSet<PeerName>,
+    /// Agents that this one connects to.
+    dialled: BTreeMap<PeerName, Address>,
+    /// Whether the supervisor still waits to hear that all others are reached.
+    wiring: bool,
 }
 
 impl Agent {
     fn serve(&mut self, inbound: &Receiver<Inbound>) -> Result<(), AgentError> {
         for happening in inbound {
             match happening {
-                Inbound::Connected { .. } => {}
+                Inbound::Connected { peer, .. } => {
+                    self.present.insert(peer);
+                    self.report_wired();
+                }
                 Inbound::Lost { peer, why } if peer == self.supervisor => {
                     return Err(AgentError::Lost { why: why.to_string() });
                 }
-                // The supervisor notices a lost agent itself and begins a new generation.
-                Inbound::Lost { peer, why } => tracing::warn!(%peer, %why, "a peer is gone"),
+                Inbound::Lost { peer, why } => self.lost(&peer, &why.to_string()),
                 Inbound::Message { peer, message } => {
                     if !self.read(&peer, &message)? {
                         return Ok(());
@@ -141,6 +166,24 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Frames to or from another agent may be lost: the supervisor must know.
+    fn lost(&mut self, peer: &PeerName, why: &str) {
+        let known = self.present.remove(peer) && self.others.contains(peer);
+        if known && !self.wiring {
+            let (generation, why) = (self.generation, why.to_owned());
+            let letter = Letter::Cut { generation, peer: peer.to_string(), why };
+            tell(&self.transport, &self.supervisor, &letter);
+        }
+    }
+
+    fn report_wired(&mut self) {
+        if self.wiring && self.others.is_subset(&self.present) {
+            self.wiring = false;
+            let letter = Letter::Wired { generation: self.generation };
+            tell(&self.transport, &self.supervisor, &letter);
+        }
     }
 
     /// Acts on a letter; false when the run is over.
@@ -159,24 +202,58 @@ impl Agent {
                 Err(error) => tracing::warn!(%peer, %error, "a parcel is left out"),
             },
             Letter::Command(command) if boss => self.crew.command(command),
-            Letter::Wire { generation, places, connect, allow } if boss => {
-                for (name, key) in allow {
-                    self.transport.allow(key, PeerName::new(name)?);
-                }
-                for (name, (address, key)) in connect {
-                    self.transport.connect(&PeerName::new(name)?, &address, key)?;
-                }
-                for (node, process) in places {
-                    let peer = PeerName::new(process)?;
-                    let edge = Remote { peer, transport: self.transport.clone() };
-                    self.crew.directory().set(&node, Arc::new(edge));
-                }
-                tell(&self.transport, &self.supervisor, &Letter::Wired { generation });
+            Letter::Wire { generation, places, allow } if boss => {
+                self.generation = generation;
+                self.wire(places, allow)?;
+                tell(&self.transport, &self.supervisor, &Letter::Open { generation });
+            }
+            Letter::Connect { to } if boss => {
+                self.connect(to)?;
+                self.report_wired();
             }
             Letter::Dismiss if boss => return Ok(false),
             other => tracing::warn!(%peer, ?other, "a letter is not for an agent"),
         }
         Ok(true)
+    }
+
+    /// Makes the ways of a new generation, and drops processes that have no part in it.
+    fn wire(
+        &mut self,
+        places: BTreeMap<String, String>,
+        allow: BTreeMap<String, PublicKey>,
+    ) -> Result<(), AgentError> {
+        let others = allow.keys().map(PeerName::new).collect::<Result<BTreeSet<_>, _>>()?;
+        for gone in self.others.difference(&others) {
+            self.transport.forget(gone)?;
+            self.present.remove(gone);
+            self.dialled.remove(gone);
+        }
+        for (name, key) in allow {
+            self.transport.allow(key, PeerName::new(name)?);
+        }
+        for (node, process) in places {
+            let peer = PeerName::new(process)?;
+            let edge = Remote { peer, transport: self.transport.clone() };
+            self.crew.directory().set(&node, Arc::new(edge));
+        }
+        (self.others, self.wiring) = (others, true);
+        Ok(())
+    }
+
+    fn connect(
+        &mut self,
+        to: BTreeMap<String, (Address, Option<PublicKey>)>,
+    ) -> Result<(), AgentError> {
+        for (name, (address, key)) in to {
+            let name = PeerName::new(name)?;
+            if self.dialled.get(&name) != Some(&address) {
+                self.present.remove(&name);
+                self.transport.connect(&name, &address, key)?;
+                self.dialled.insert(name, address);
+            }
+        }
+        Ok(())
     }
 }
 

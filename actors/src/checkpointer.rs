@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use crossbeam_channel::Sender;
@@ -35,9 +36,15 @@ pub fn start_writer() -> Sender<Job> {
     let (sender, jobs) = crossbeam_channel::unbounded::<Job>();
     let run = move || {
         for job in jobs {
-            let what = match checkpoint::write_part(&job.folder, &job.node, &job.part) {
-                Ok(part) => What::Saved { step: job.step, part },
-                Err(error) => What::Failed { error: error.to_string(), final_: true },
+            let write = || checkpoint::write_part(&job.folder, &job.node, &job.part);
+            // A device that fails while its tensors are read panics.
+            let what = match catch_unwind(AssertUnwindSafe(write)) {
+                Ok(Ok(part)) => What::Saved { step: job.step, part },
+                Ok(Err(error)) => What::Failed { error: error.to_string(), final_: true },
+                Err(_) => {
+                    let error = "panicked while its state was written".to_owned();
+                    What::Failed { error, final_: false }
+                }
             };
             (job.report)(Event { generation: job.generation, node: job.node, what });
         }
@@ -68,6 +75,7 @@ impl Default for Policy {
 /// A checkpoint on its way.
 #[derive(Debug)]
 struct Pending {
+    aside: PathBuf,
     stage: String,
     step: u64,
     metrics_bytes: u64,
@@ -82,21 +90,43 @@ pub struct Checkpointer {
     graph: String,
     keep: usize,
     pending: Option<Pending>,
+    attempts: u64,
     /// Parts of the last committed checkpoint, for nodes that did not change since.
     last: Option<(PathBuf, Manifest)>,
 }
 
 impl Checkpointer {
-    /// Checkpoints in `folder`, of a graph with this hash.
-    pub fn new(folder: &Path, graph: &str, keep: usize) -> Self {
-        let newest = checkpoint::list(folder).pop().map(|(manifest, path)| (path, manifest));
-        Self {
-            folder: folder.to_owned(),
-            graph: graph.to_owned(),
-            keep,
-            pending: None,
-            last: newest,
+    /// Checkpoints in `folder`, of a graph with this hash. One of another graph is refused.
+    pub fn open(folder: &Path, graph: &str, keep: usize) -> Result<Self, CheckpointError> {
+        fs::create_dir_all(folder).map_err(|error| CheckpointError::Io {
+            what: format!("cannot make {}", folder.display()),
+            error,
+        })?;
+        checkpoint::sweep(folder)?;
+        for error in checkpoint::broken(folder) {
+            tracing::warn!(%error, "a checkpoint is left out");
         }
+        let last = checkpoint::list(folder).pop().map(|(manifest, path)| (path, manifest));
+        if let Some((path, _)) = last.as_ref().filter(|(_, manifest)| manifest.graph != graph) {
+            let reason = "belongs to another graph or curriculum".to_owned();
+            return Err(CheckpointError::Damaged { file: path.display().to_string(), reason });
+        }
+        let (folder, graph) = (folder.to_owned(), graph.to_owned());
+        Ok(Self { folder, graph, keep, pending: None, attempts: 0, last })
+    }
+
+    /// Goes back behind the newest checkpoint, which is damaged; false when none is older.
+    pub fn step_back(&mut self) -> bool {
+        let Some((_, damaged)) = self.last.take() else { return false };
+        let found = checkpoint::list(&self.folder).into_iter();
+        let older = found.filter(|(m, _)| m.step < damaged.step && m.graph == self.graph);
+        self.last = older.last().map(|(manifest, path)| (path, manifest));
+        self.last.is_some()
+    }
+
+    /// Nodes that the checkpoint on its way waits for.
+    pub fn waiting(&self) -> Vec<String> {
+        self.pending.iter().flat_map(|pending| pending.waiting.iter().cloned()).collect()
     }
 
     /// The newest committed checkpoint.
@@ -117,14 +147,12 @@ impl Checkpointer {
         metrics_bytes: u64,
         changed: &BTreeSet<String>,
     ) -> Result<PathBuf, CheckpointError> {
-        let aside = checkpoint::aside(&self.folder, stage, step);
+        self.attempts += 1;
+        let aside = checkpoint::aside(&self.folder, stage, step, self.attempts);
         let fail = |error| CheckpointError::Io {
             what: format!("cannot prepare {}", aside.display()),
             error,
         };
-        if aside.exists() {
-            fs::remove_dir_all(&aside).map_err(fail)?;
-        }
         fs::create_dir_all(&aside).map_err(fail)?;
         let mut parts = BTreeMap::new();
         if let Some((path, manifest)) = &self.last {
@@ -136,10 +164,10 @@ impl Checkpointer {
                 parts.insert(node.clone(), part.clone());
             }
         }
-        let stage = stage.to_owned();
-        self.pending =
-            Some(Pending { stage, step, metrics_bytes, waiting: changed.clone(), parts });
-        Ok(aside)
+        let (stage, waiting) = (stage.to_owned(), changed.clone());
+        let folder = aside.clone();
+        self.pending = Some(Pending { aside, stage, step, metrics_bytes, waiting, parts });
+        Ok(folder)
     }
 
     /// Takes a written part; commits when it was the last one.
@@ -174,7 +202,7 @@ impl Checkpointer {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             parts: pending.parts,
         };
-        let path = checkpoint::commit(&self.folder, &manifest)?;
+        let path = checkpoint::commit(&self.folder, &pending.aside, &manifest)?;
         self.last = Some((path, manifest));
         checkpoint::prune(&self.folder, self.keep)?;
         Ok(self.last.as_ref())
@@ -182,6 +210,9 @@ impl Checkpointer {
 
     /// Gives up the checkpoint on its way.
     pub fn abandon(&mut self) {
-        self.pending = None;
+        if let Some(pending) = self.pending.take() {
+            // A part may still be under way; the rest is swept at the next start.
+            let _ = fs::remove_dir_all(&pending.aside);
+        }
     }
 }

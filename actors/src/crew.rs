@@ -6,9 +6,9 @@ use std::sync::Arc;
 use actix::{Actor, Addr, Arbiter};
 
 use crate::checkpointer::start_writer;
-use crate::edge::Directory;
+use crate::edge::{Directory, EdgeError};
 use crate::edges::local::Local;
-use crate::message::{Command, Order, Parcel};
+use crate::message::{Command, Event, Order, Parcel, What};
 use crate::node_actor::{Factory, NodeActor, Reporter, Workplace};
 
 /// Node actors by name, made when they are first told something.
@@ -36,10 +36,11 @@ impl Crew {
     pub fn command(&mut self, command: Command) {
         let name = command.node.clone();
         let alive = self.actors.get(&name).is_some_and(|(_, addr)| addr.connected());
+        if matches!(command.order, Order::Stop) {
+            return self.fire(&name);
+        }
         if !alive {
-            if matches!(command.order, Order::Stop) {
-                return;
-            }
+            self.fire(&name);
             self.hire(&name);
         }
         if let Some((_, addr)) = self.actors.get(&name) {
@@ -51,8 +52,13 @@ impl Crew {
 
     /// Hands a parcel from another process to its node.
     pub fn deliver(&self, parcel: Parcel) {
-        if let Err(error) = self.workplace.directory.send(parcel) {
-            tracing::error!(%error, "a frame could not be delivered");
+        deliver(&self.workplace.directory, &self.workplace.report, parcel);
+    }
+
+    /// Drops an actor, without waiting for one that no longer answers.
+    fn fire(&mut self, name: &str) {
+        if let Some((arbiter, _)) = self.actors.remove(name) {
+            arbiter.stop();
         }
     }
 
@@ -79,5 +85,15 @@ impl Crew {
         for (_, (arbiter, _)) in std::mem::take(&mut self.actors) {
             arbiter.stop();
         }
+    }
+}
+
+/// Hands a parcel to its node; that it cannot be is reported as the node's failure.
+pub(crate) fn deliver(directory: &Directory, report: &Reporter, parcel: Parcel) {
+    let (generation, node) = (parcel.generation, parcel.to.node.clone());
+    if let Err(error) = directory.send(parcel) {
+        let final_ = matches!(error, EdgeError::Full { .. });
+        let what = What::Failed { error: error.to_string(), final_ };
+        report(Event { generation, node, what });
     }
 }

@@ -1,19 +1,23 @@
 //! The supervisor's side of all agents: starts them, wires them, notices when one is gone.
 
+mod news;
+mod private;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command as Program, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command as Program, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use news::{News, Pump};
+use private::{own_keys, private_folder, random, write_private};
 use schemas::experiment::{HostConfig, TransportConfig};
 
-use crate::agent::{SUPERVISOR, Ticket};
+use crate::agent::{PARAMETERS, SUPERVISOR, Ticket};
+use crate::clock::{Clock as _, Moment, RealClock};
 use crate::edge::Directory;
 use crate::edges::remote::Remote as RemoteEdge;
 use crate::hosts::{HostError, Remote};
@@ -21,7 +25,7 @@ use crate::letter::{self, Letter, VERSION};
 use crate::message::{Command, Generation};
 use crate::node_actor::Reporter;
 use crate::transport::{
-    Address, Inbound, Keys, Message, Options, PeerName, PublicKey, Transport, TransportError,
+    Address, Keys, Options, PeerName, PublicKey, Transport, TransportError,
 };
 
 /// How long an agent may take to come up.
@@ -37,7 +41,7 @@ pub struct Setup {
     pub nodes: Vec<String>,
     /// The program that is an agent when called with `agent --ticket FILE`.
     pub program: PathBuf,
-    /// Private folder for sockets and tickets; made with mode 0700.
+    /// Where the private folder for sockets and tickets is made.
     pub folder: PathBuf,
     /// Folder with key files, for agents that are started elsewhere.
     pub keys: Option<PathBuf>,
@@ -49,18 +53,13 @@ pub struct Setup {
 
 struct Agent {
     config: HostConfig,
-    keys: Option<Keys>,
+    /// Name of its process: the host's, with a number for every process that was started here.
+    process: String,
+    launches: u32,
     public: Option<PublicKey>,
     child: Option<Child>,
     /// Addresses that it listens at, once it joined.
     addresses: Vec<Address>,
-}
-
-/// News from agents, for the supervisor's thread.
-enum News {
-    Joined { host: String, version: u32, addresses: Vec<Address> },
-    Wired { host: String, generation: Generation },
-    Lost { host: String, why: String },
 }
 
 /// All agents of a run.
@@ -71,46 +70,34 @@ pub struct Fleet {
     token: [u8; 16],
     agents: BTreeMap<String, Agent>,
     news: Receiver<News>,
+    clock: RealClock,
+    generation: Generation,
     /// What was lost since the last call.
     lost: Option<String>,
 }
 
 impl Fleet {
     /// Opens the sockets; starts no agent yet.
-    pub fn start(setup: Setup) -> Result<Self, TransportError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&setup.folder)
-            .map_err(|error| TransportError::io("make", &setup.folder, error))?;
-        let own_keys = own_keys(&setup)?;
-        let token = token()?;
+    pub fn start(mut setup: Setup) -> Result<Self, TransportError> {
+        let token = random()?;
+        setup.folder = private_folder(&setup.folder)?;
+        let own_keys = own_keys(setup.keys.as_deref())?;
         let mut options = Options::new(PeerName::new(SUPERVISOR)?, token);
+        options.limits.bodies = PARAMETERS;
         options.keys = Some(own_keys.clone());
         options.bind = bind(&setup)?;
         let mut agents = BTreeMap::new();
         for (name, config) in &setup.hosts {
-            let (keys, public) = match (&config.listen, &setup.keys) {
-                (Some(_), Some(folder)) => {
-                    (None, PublicKey::load(&folder.join(format!("{name}.key")))?)
-                }
-                _ => {
-                    let keys = Keys::generate()?;
-                    let public = keys.public();
-                    (Some(keys), public)
-                }
-            };
-            options.allow.push((public, PeerName::new(name)?));
-            agents.insert(
-                name.clone(),
-                Agent {
-                    config: config.clone(),
-                    keys,
-                    public: Some(public),
-                    child: None,
-                    addresses: Vec::new(),
-                },
-            );
+            let mut public = None;
+            if let (Some(_), Some(folder)) = (&config.listen, &setup.keys) {
+                let key = PublicKey::load(&folder.join(format!("{name}.key")))?;
+                options.allow.push((key, PeerName::new(name)?));
+                public = Some(key);
+            }
+            let (config, process) = (config.clone(), name.clone());
+            let (child, addresses) = (None, Vec::new());
+            let agent = Agent { config, process, launches: 0, public, child, addresses };
+            agents.insert(name.clone(), agent);
         }
         let (transport, inbound) = Transport::start(options)?;
         let transport = Arc::new(transport);
@@ -120,16 +107,14 @@ impl Fleet {
             .name("fleet".to_owned())
             .spawn(move || pump.run(&inbound))
             .map_err(|error| TransportError::io("start", "fleet thread", error))?;
-        for (node, host) in &setup.place {
-            let edge = RemoteEdge { peer: PeerName::new(host)?, transport: transport.clone() };
-            setup.directory.set(node, Arc::new(edge));
-        }
-        Ok(Self { setup, transport, own_keys, token, agents, news, lost: None })
+        let (clock, lost) = (RealClock::start(), None);
+        Ok(Self { setup, transport, own_keys, token, agents, news, clock, generation: 0, lost })
     }
 
     fn tell(&self, host: &str, letter: &Letter) -> Result<(), HostError> {
         let absent = |reason: String| HostError::Absent { host: host.to_owned(), reason };
-        let peer = PeerName::new(host).map_err(|error| absent(error.to_string()))?;
+        let process = &self.agents[host].process;
+        let peer = PeerName::new(process).map_err(|error| absent(error.to_string()))?;
         let message = letter::write(letter).map_err(|error| absent(error.to_string()))?;
         self.transport.send(&peer, message).map_err(|error| absent(error.to_string()))
     }
@@ -142,118 +127,202 @@ impl Fleet {
         self.transport.addresses().iter().find(wanted).cloned()
     }
 
-    /// Starts an agent as a child process.
+    /// Starts an agent as a child process, with a name and keys of its own, so that nothing that
+    /// is still heard of the one before is taken for it.
     fn launch(&mut self, host: &str) -> Result<(), HostError> {
-        let absent = |reason: String| HostError::Absent { host: host.to_owned(), reason };
-        let agent = &self.agents[host];
-        let tcp = agent.config.transport == TransportConfig::Tcp;
-        let supervisor = self
-            .own_address(agent.config.transport)
-            .ok_or_else(|| absent("no address fits its transport".to_owned()))?;
+        let failed = |error: &dyn std::fmt::Display| HostError::Absent {
+            host: host.to_owned(),
+            reason: error.to_string(),
+        };
+        let transport = self.agents[host].config.transport;
+        let supervisor =
+            self.own_address(transport).ok_or_else(|| failed(&"no address fits its transport"))?;
+        let Some(agent) = self.agents.get_mut(host) else { return Ok(()) };
+        if agent.launches > 0 {
+            let old = PeerName::new(&agent.process).map_err(|error| failed(&error))?;
+            self.transport.forget(&old).map_err(|error| failed(&error))?;
+        }
+        agent.launches += 1;
+        agent.process = format!("{host}.{}", agent.launches);
+        agent.addresses.clear();
+        let keys = Keys::generate().map_err(|error| failed(&error))?;
+        agent.public = Some(keys.public());
+        let name = PeerName::new(&agent.process).map_err(|error| failed(&error))?;
+        self.transport.allow(keys.public(), name);
+        let tcp = transport == TransportConfig::Tcp;
         let mut listen = Vec::new();
         if !tcp {
-            let path = self.setup.folder.join(format!("{host}.sock"));
+            let path = self.setup.folder.join(format!("{}.sock", agent.process));
             listen.push(Address::Ipc { path });
         }
         listen.push(Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 });
         let ticket = Ticket {
-            name: host.to_owned(),
+            name: agent.process.clone(),
             supervisor,
             key: tcp.then(|| self.own_keys.public()),
             token: self.token,
             listen,
         };
-        let path = self.setup.folder.join(format!("{host}.ticket"));
-        let text = serde_json::to_vec(&ticket).map_err(|error| absent(error.to_string()))?;
-        write_private(&path, &text).map_err(|error| absent(error.to_string()))?;
-        if let Some(keys) = &agent.keys {
-            let secret = self.setup.folder.join(format!("{host}.key_secret"));
-            if !secret.exists() {
-                keys.save(&self.setup.folder, host).map_err(|error| absent(error.to_string()))?;
-            }
-        }
+        let path = self.setup.folder.join(format!("{}.ticket", agent.process));
+        let text = serde_json::to_vec(&ticket).map_err(|error| failed(&error))?;
+        write_private(&path, &text).map_err(|error| failed(&error))?;
+        keys.save(&self.setup.folder, &agent.process).map_err(|error| failed(&error))?;
         let mut program = Program::new(&self.setup.program);
-        program.arg("agent").arg("--ticket").arg(&path).stdin(Stdio::null());
+        // The agent ends when its input does, which is when this process ends, however it ends.
+        program.arg("agent").arg("--ticket").arg(&path).stdin(Stdio::piped());
         if let Some(threads) = agent.config.threads {
             program.env("RAYON_NUM_THREADS", threads.to_string());
         }
         // An interrupt from the terminal is for the supervisor alone.
-        let child = program.process_group(0).spawn().map_err(|error| absent(error.to_string()))?;
+        agent.child = Some(program.process_group(0).spawn().map_err(|error| failed(&error))?);
+        Ok(())
+    }
+
+    fn host_of(&self, process: &str) -> Option<String> {
+        let mut agents = self.agents.iter();
+        agents.find(|(_, agent)| agent.process == process).map(|(host, _)| host.clone())
+    }
+
+    /// The next news of a process of this generation. A child that has ended, or silence beyond
+    /// the deadline, is an error that names `late`.
+    fn next_news(&mut self, late: &str, deadline: Moment) -> Result<News, HostError> {
+        let absent = |host: &str, reason: String| HostError::Absent { host: host.into(), reason };
+        loop {
+            match self.news.recv_timeout(Duration::from_millis(100)) {
+                Ok(news) => {
+                    let (Some(host), joined) = (self.host_of(news.process()), news.process())
+                    else {
+                        continue; // of a process that was replaced
+                    };
+                    let known = !self.agents[&host].addresses.is_empty();
+                    match &news {
+                        // One that did not join yet tries again by itself.
+                        News::Lost { .. } if !known => continue,
+                        News::Lost { why, .. } => {
+                            let error = absent(&host, why.clone());
+                            self.forget_addresses(&host);
+                            return Err(error);
+                        }
+                        News::Cut { generation, .. } if *generation < self.generation => continue,
+                        News::Cut { peer, why, .. } => {
+                            let reason = format!("`{joined}` lost its way to `{peer}`: {why}");
+                            return Err(absent(&host, reason));
+                        }
+                        _ => return Ok(news),
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some((host, status)) = self.ended() {
+                        return Err(absent(&host, format!("its process ended: {status}")));
+                    }
+                    if self.clock.now().since(deadline) > 0.0 {
+                        let reason = format!("no answer within {} s", PATIENCE.as_secs());
+                        return Err(absent(late, reason));
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(absent(late, "the fleet's thread is gone".to_owned()));
+                }
+            }
+        }
+    }
+
+    fn deadline(&self) -> Moment {
+        Moment::at(self.clock.now().since(Moment::at(0.0)) + PATIENCE.as_secs_f64())
+    }
+
+    fn forget_addresses(&mut self, host: &str) {
         if let Some(agent) = self.agents.get_mut(host) {
-            agent.child = Some(child);
             agent.addresses.clear();
         }
-        Ok(())
+    }
+
+    /// A child that has ended by itself.
+    fn ended(&mut self) -> Option<(String, ExitStatus)> {
+        for (host, agent) in &mut self.agents {
+            let Some(child) = &mut agent.child else { continue };
+            if let Ok(Some(status)) = child.try_wait() {
+                agent.addresses.clear();
+                agent.child = None;
+                return Some((host.clone(), status));
+            }
+        }
+        None
     }
 
     /// Waits until every agent has joined.
     fn wait_for_all(&mut self) -> Result<(), HostError> {
-        while let Some(late) = self.agents.iter().find(|(_, a)| a.addresses.is_empty()) {
-            let host = late.0.clone();
-            match self.news.recv_timeout(PATIENCE) {
-                Ok(News::Joined { host, version, addresses }) => {
-                    if version != VERSION {
-                        let reason = format!("it speaks version {version}, this is {VERSION}");
-                        return Err(HostError::Absent { host, reason });
-                    }
-                    if let Some(agent) = self.agents.get_mut(&host) {
-                        agent.addresses = addresses;
-                    }
-                }
-                Ok(News::Lost { host, why }) => {
-                    return Err(HostError::Absent { host, reason: why });
-                }
-                Ok(News::Wired { .. }) => {}
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    let reason = format!("it did not join within {} s", PATIENCE.as_secs());
-                    return Err(HostError::Absent { host, reason });
-                }
+        let deadline = self.deadline();
+        loop {
+            let late = self.agents.iter().find(|(_, a)| a.addresses.is_empty());
+            let Some(late) = late.map(|(host, _)| host.clone()) else { return Ok(()) };
+            let News::Joined { process, version, addresses } = self.next_news(&late, deadline)?
+            else {
+                continue;
+            };
+            let Some(host) = self.host_of(&process) else { continue };
+            if version != VERSION {
+                let reason = format!("it speaks version {version}, this is {VERSION}");
+                return Err(HostError::Absent { host, reason });
+            }
+            if let Some(agent) = self.agents.get_mut(&host) {
+                agent.addresses = addresses;
+            }
+        }
+    }
+
+    /// Tells every agent where everyone is, and waits until they have reached each other. Keys
+    /// are admitted everywhere before anyone connects.
+    fn wire(&mut self, generation: Generation) -> Result<(), HostError> {
+        let names: Vec<String> = self.agents.keys().cloned().collect();
+        for name in &names {
+            let place = |node: &String| {
+                let host = self.setup.place.get(node);
+                let process = host.map_or(SUPERVISOR, |host| &self.agents[host].process);
+                (node.clone(), process.to_owned())
+            };
+            let nodes = self.setup.nodes.iter();
+            let elsewhere = nodes.filter(|node| self.setup.place.get(*node) != Some(name));
+            let places = elsewhere.map(place).collect();
+            let allow = self.agents.iter().filter(|(other, _)| *other != name);
+            let allow = allow.filter_map(|(_, a)| Some((a.process.clone(), a.public?))).collect();
+            self.tell(name, &Letter::Wire { generation, places, allow })?;
+        }
+        self.wait_until_all(|news| matches!(news, News::Open { generation: g, .. } if *g == generation))?;
+        for (index, name) in names.iter().enumerate() {
+            let to = names[..index].iter().filter_map(|other| {
+                let there = &self.agents[other];
+                Some((there.process.clone(), (self.address_between(name, other)?, there.public)))
+            });
+            let to = to.collect();
+            self.tell(name, &Letter::Connect { to })?;
+        }
+        self.wait_until_all(|news| matches!(news, News::Wired { generation: g, .. } if *g == generation))
+    }
+
+    /// Waits for the same news of every agent.
+    fn wait_until_all(&mut self, wanted: impl Fn(&News) -> bool) -> Result<(), HostError> {
+        let deadline = self.deadline();
+        let mut waiting: BTreeSet<String> = self.agents.keys().cloned().collect();
+        while let Some(late) = waiting.first().cloned() {
+            let news = self.next_news(&late, deadline)?;
+            if wanted(&news)
+                && let Some(host) = self.host_of(news.process())
+            {
+                waiting.remove(&host);
             }
         }
         Ok(())
     }
 
-    /// Tells every agent where everyone is, and waits until they know.
-    fn wire(&mut self, generation: Generation) -> Result<(), HostError> {
-        let names: Vec<String> = self.agents.keys().cloned().collect();
-        for (index, name) in names.iter().enumerate() {
-            let places = self
-                .setup
-                .nodes
-                .iter()
-                .map(|node| {
-                    let host = self.setup.place.get(node).cloned();
-                    (node.clone(), host.unwrap_or_else(|| SUPERVISOR.to_owned()))
-                })
-                .filter(|(_, host)| host != name)
-                .collect();
-            let connect = names[..index].iter().filter_map(|other| {
-                Some((other.clone(), (self.address_between(name, other)?, self.agents[other].public)))
-            });
-            let allow = self.agents.iter().filter(|(other, _)| *other != name);
-            let letter = Letter::Wire {
-                generation,
-                places,
-                connect: connect.collect(),
-                allow: allow.filter_map(|(other, a)| Some((other.clone(), a.public?))).collect(),
-            };
-            self.tell(name, &letter)?;
-        }
-        let mut waiting: BTreeSet<String> = names.into_iter().collect();
-        while let Some(host) = waiting.first().cloned() {
-            match self.news.recv_timeout(PATIENCE) {
-                Ok(News::Wired { host, generation: g }) if g == generation => {
-                    waiting.remove(&host);
-                }
-                Ok(News::Lost { host, why }) => {
-                    return Err(HostError::Absent { host, reason: why });
-                }
-                Ok(_) => {}
-                Err(_) => {
-                    let reason = "it did not answer".to_owned();
-                    return Err(HostError::Absent { host, reason });
-                }
-            }
+    /// Ways of this process to all nodes elsewhere.
+    fn own_ways(&self) -> Result<(), HostError> {
+        for (node, host) in &self.setup.place {
+            let peer = PeerName::new(&self.agents[host].process).map_err(|error| {
+                HostError::Absent { host: host.clone(), reason: error.to_string() }
+            })?;
+            let edge = RemoteEdge { peer, transport: self.transport.clone() };
+            self.setup.directory.set(node, Arc::new(edge));
         }
         Ok(())
     }
@@ -269,22 +338,12 @@ impl Fleet {
 
 impl Remote for Fleet {
     fn gather(&mut self, generation: Generation) -> Result<(), HostError> {
-        self.lost = None;
-        while let Ok(news) = self.news.try_recv() {
-            if let News::Lost { host, .. } = news
-                && let Some(agent) = self.agents.get_mut(&host)
-            {
-                agent.addresses.clear();
-            }
-        }
+        self.generation = generation;
+        let _ = self.lost(); // what is lost is made again here
         for host in self.agents.keys().cloned().collect::<Vec<_>>() {
             let Some(agent) = self.agents.get_mut(&host) else { continue };
-            let alive = match &mut agent.child {
-                Some(child) => matches!(child.try_wait(), Ok(None)),
-                None => false,
-            };
             let here = agent.config.listen.is_none();
-            if here && (!alive || agent.addresses.is_empty()) {
+            if here && (agent.child.is_none() || agent.addresses.is_empty()) {
                 if let Some(mut child) = agent.child.take() {
                     let _ = child.kill(); // it may be gone already
                     let _ = child.wait();
@@ -293,6 +352,7 @@ impl Remote for Fleet {
             }
         }
         self.wait_for_all()?;
+        self.own_ways()?;
         self.wire(generation)
     }
 
@@ -304,23 +364,31 @@ impl Remote for Fleet {
     }
 
     fn lost(&mut self) -> Option<String> {
-        for (host, agent) in &mut self.agents {
-            let Some(child) = &mut agent.child else { continue };
-            if let Ok(Some(status)) = child.try_wait() {
-                agent.addresses.clear();
-                agent.child = None;
-                self.lost.get_or_insert_with(|| format!("the agent on `{host}` ended: {status}"));
-            }
+        let mut causes = Vec::new();
+        while let Some((host, status)) = self.ended() {
+            causes.push(format!("the agent on `{host}` ended: {status}"));
         }
         while let Ok(news) = self.news.try_recv() {
-            if let News::Lost { host, why } = news {
-                if let Some(agent) = self.agents.get_mut(&host) {
-                    agent.addresses.clear();
+            let Some(host) = self.host_of(news.process()) else { continue };
+            match news {
+                News::Lost { why, .. } => {
+                    self.forget_addresses(&host);
+                    causes.push(format!("the agent on `{host}` is lost: {why}"));
                 }
-                self.lost.get_or_insert_with(|| format!("the agent on `{host}` is lost: {why}"));
+                News::Cut { generation, peer, why, .. } if generation == self.generation => {
+                    causes.push(format!("the agent on `{host}` lost its way to `{peer}`: {why}"));
+                }
+                // An agent that was started elsewhere came back before it was missed.
+                News::Joined { addresses, .. } => {
+                    if let Some(agent) = self.agents.get_mut(&host) {
+                        agent.addresses = addresses;
+                    }
+                }
+                News::Cut { .. } | News::Open { .. } | News::Wired { .. } => {}
             }
         }
-        self.lost.take()
+        causes.extend(self.lost.take());
+        causes.into_iter().next()
     }
 
     fn dismiss(&mut self) {
@@ -361,62 +429,6 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// Reads what agents send, on a thread of its own.
-struct Pump {
-    report: Reporter,
-    directory: Directory,
-    sender: Sender<News>,
-}
-
-impl Pump {
-    fn run(&self, inbound: &Receiver<Inbound>) {
-        for happening in inbound {
-            let news = match happening {
-                Inbound::Connected { .. } => None,
-                Inbound::Lost { peer, why } => {
-                    Some(News::Lost { host: peer.to_string(), why: why.to_string() })
-                }
-                Inbound::Message { peer, message } => self.read(&peer, &message),
-            };
-            if let Some(news) = news
-                && self.sender.send(news).is_err()
-            {
-                return;
-            }
-        }
-    }
-
-    fn read(&self, peer: &PeerName, message: &Message) -> Option<News> {
-        let host = peer.to_string();
-        match letter::read(message) {
-            Ok(Letter::Join { version, addresses }) => {
-                return Some(News::Joined { host, version, addresses });
-            }
-            Ok(Letter::Wired { generation }) => return Some(News::Wired { host, generation }),
-            Ok(Letter::Event(event)) => (self.report)(event),
-            Ok(Letter::Parcel(header)) => {
-                let parcel = letter::read_parcel(header, message);
-                let sent = parcel.map_err(|e| e.to_string()).and_then(|parcel| {
-                    self.directory.send(parcel).map_err(|error| error.to_string())
-                });
-                if let Err(error) = sent {
-                    tracing::warn!(%peer, %error, "a parcel is left out");
-                }
-            }
-            Ok(other) => tracing::warn!(%peer, ?other, "a letter is not for a supervisor"),
-            Err(error) => tracing::warn!(%peer, %error, "a message is left out"),
-        }
-        None
-    }
-}
-
-fn own_keys(setup: &Setup) -> Result<Keys, TransportError> {
-    match &setup.keys {
-        Some(folder) => Keys::load(&folder.join(format!("{SUPERVISOR}.key_secret"))),
-        None => Keys::generate(),
-    }
-}
-
 fn bind(setup: &Setup) -> Result<Vec<Address>, TransportError> {
     let mut bind = Vec::new();
     let uses = |t: TransportConfig| setup.hosts.values().any(|h| h.transport == t);
@@ -432,22 +444,4 @@ fn bind(setup: &Setup) -> Result<Vec<Address>, TransportError> {
         bind.push(Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 });
     }
     Ok(bind)
-}
-
-/// A random secret for processes of one host.
-fn token() -> Result<[u8; 16], TransportError> {
-    let keys = Keys::generate()?;
-    let mut token = [0; 16];
-    token.copy_from_slice(&keys.public().bytes()[..16]);
-    Ok(token)
-}
-
-fn write_private(path: &Path, text: &[u8]) -> std::io::Result<()> {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(text)
 }

@@ -35,15 +35,32 @@ pub enum Letter {
         generation: Generation,
         /// Process of each node.
         places: BTreeMap<String, String>,
-        /// Processes that the agent connects to, with address and key.
-        connect: BTreeMap<String, (Address, Option<PublicKey>)>,
         /// Keys that are admitted, by process.
         allow: BTreeMap<String, PublicKey>,
     },
-    /// Agent to supervisor: all ways are known.
+    /// Agent to supervisor: others may connect.
+    Open {
+        /// Generation.
+        generation: Generation,
+    },
+    /// Supervisor to agent: everyone is open.
+    Connect {
+        /// Processes that the agent connects to, with address and key.
+        to: BTreeMap<String, (Address, Option<PublicKey>)>,
+    },
+    /// Agent to supervisor: all other processes are reached.
     Wired {
         /// Generation.
         generation: Generation,
+    },
+    /// Agent to supervisor: another process cannot be reached any more.
+    Cut {
+        /// Generation that it worked in.
+        generation: Generation,
+        /// The other process.
+        peer: String,
+        /// Why.
+        why: String,
     },
     /// Supervisor to agent: for one of its nodes.
     Command(Command),

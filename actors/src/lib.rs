@@ -9,6 +9,8 @@ pub mod checkpointer;
 pub mod clock;
 pub mod crew;
 pub mod edge;
+#[cfg(test)]
+mod fake;
 pub mod fleet;
 pub mod hosts;
 pub mod letter;

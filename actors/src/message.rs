@@ -123,6 +123,8 @@ pub enum Order {
         folder: PathBuf,
         /// The part.
         part: PartFile,
+        /// Whether the optimiser goes on; a stage begins with fresh moments.
+        moments: bool,
     },
     /// Make the frames of one microbatch. For sources.
     Grant(At),
@@ -137,7 +139,7 @@ pub enum Order {
         /// Number of the checkpoint.
         step: u64,
     },
-    /// Forget everything and stop.
+    /// Stop; the actor is dropped even if it no longer answers, and made again when needed.
     Stop,
 }
 
@@ -183,12 +185,22 @@ pub enum What {
         /// Numbers by name.
         measures: Measures,
     },
+    /// It took the parameters that it follows.
+    Followed {
+        /// The step that they belong to.
+        step: u64,
+    },
     /// Its part of a checkpoint is written.
     Saved {
         /// Number of the checkpoint.
         step: u64,
         /// The file.
         part: PartFile,
+    },
+    /// Its part of a checkpoint cannot be read back.
+    Damaged {
+        /// Which file, and what differs.
+        error: String,
     },
     /// It could not do its work.
     Failed {

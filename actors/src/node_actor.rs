@@ -5,6 +5,9 @@
 //! another's weights or only judges waits for the end of each step; frozen nodes run ahead as far
 //! as credits reach.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -12,16 +15,45 @@ use std::sync::Arc;
 
 use actix::{Actor, ActorContext, Context, Handler};
 use crossbeam_channel::Sender;
-use schemas::checkpoint;
+use schemas::checkpoint::{self, CheckpointError, PartFile};
 use schemas::frame::{Frame, Frames};
 use schemas::graph::{End, WEIGHTS};
 use schemas::node::{At, Gradients, Node, NodeError, NodeSpec, Part, Update};
 
 use crate::checkpointer::Job;
-use crate::edge::Directory;
+use crate::edge::{Directory, EdgeError};
 use crate::message::{
     Assignment, Command, Event, Generation, Load, Order, Parcel, Pass, What,
 };
+
+/// What keeps a node from going on.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error("edge from `{port}`: {error}")]
+    Edge { port: End, error: EdgeError },
+    #[error(transparent)]
+    Damaged(#[from] CheckpointError),
+}
+
+impl Trouble {
+    /// Whether trying again cannot help. A lost peer is not final: it is made again.
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Node(error) => matches!(
+                error,
+                NodeError::Option { .. }
+                    | NodeError::Weights { .. }
+                    | NodeError::Device { .. }
+                    | NodeError::State { .. }
+                    | NodeError::Data { .. }
+            ),
+            Self::Edge { error, .. } => matches!(error, EdgeError::Full { .. }),
+            Self::Damaged(_) => true,
+        }
+    }
+}
 
 /// Makes nodes from their specs.
 pub type Factory = Arc<dyn Fn(&NodeSpec) -> Result<Box<dyn Node>, NodeError> + Send + Sync>;
@@ -93,26 +125,22 @@ impl NodeActor {
         });
     }
 
-    fn fail(&mut self, error: &NodeError) {
+    fn fail(&mut self, trouble: &Trouble) {
         self.failed = true;
-        let final_ = matches!(
-            error,
-            NodeError::Option { .. }
-                | NodeError::Weights { .. }
-                | NodeError::Device { .. }
-                | NodeError::State { .. }
-                | NodeError::Data { .. }
-        );
-        self.report(What::Failed { error: error.to_string(), final_ });
+        let error = trouble.to_string();
+        self.report(match trouble {
+            Trouble::Damaged(_) => What::Damaged { error },
+            _ => What::Failed { error, final_: trouble.is_final() },
+        });
     }
 
     /// Takes a role: makes the node, and carries parameters over from the stage before.
-    fn assume(&mut self, role: Assignment) -> Result<(), NodeError> {
+    fn assume(&mut self, role: Assignment) -> Result<(), Trouble> {
         let same = self.role.as_ref().is_some_and(|old| old.spec == role.spec);
-        let keeps = same && role.spec.optimizer.is_none() && !role.fresh && !self.failed;
+        let keeps = same && role.spec.optimizer.is_none() && !role.fresh;
         if !keeps || self.node.is_none() {
             let mut spec = role.spec.clone();
-            let old = if self.failed || role.fresh { None } else { self.node.take() };
+            let old = self.node.take().filter(|_| !role.fresh);
             if old.is_some() {
                 spec.weights = None; // they were loaded once and may have been trained since
             }
@@ -140,9 +168,9 @@ impl NodeActor {
         Ok(())
     }
 
-    fn load(&mut self, folder: &Path, part: &checkpoint::PartFile) -> Result<(), NodeError> {
-        let part = checkpoint::read_part(folder, part)
-            .map_err(|error| NodeError::State { reason: error.to_string() })?;
+    fn load(&mut self, folder: &Path, part: &PartFile, moments: bool) -> Result<(), Trouble> {
+        let part = checkpoint::read_part(folder, part)?;
+        let part = if moments { part } else { without_optimizer(part) };
         if let Some(node) = &mut self.node {
             guarded(|| node.load(&part))?;
         }
@@ -150,18 +178,14 @@ impl NodeActor {
         Ok(())
     }
 
-    /// Does all work that is ready.
-    fn work(&mut self) -> Result<(), NodeError> {
-        loop {
-            if self.step_forward()? || self.step_backward()? {
-                continue;
-            }
-            return Ok(());
-        }
+    /// Does all work that is ready; backward first, which gives memory back.
+    fn work(&mut self) -> Result<(), Trouble> {
+        while self.step_backward()? || self.step_forward()? || self.step_follow()? {}
+        Ok(())
     }
 
     /// One forward pass, if its inputs are there and it may begin.
-    fn step_forward(&mut self) -> Result<bool, NodeError> {
+    fn step_forward(&mut self) -> Result<bool, Trouble> {
         let Some(role) = &self.role else { return Ok(false) };
         let at = self.forward;
         if role.synchronous && at.step > self.gate {
@@ -207,11 +231,11 @@ impl NodeActor {
         Ok(true)
     }
 
-    fn pass_on(&self, at: At, mut frames: Frames) -> Result<(), NodeError> {
+    fn pass_on(&self, at: At, mut frames: Frames) -> Result<(), Trouble> {
         let Some(role) = &self.role else { return Ok(()) };
         for (port, consumers) in &role.outputs {
             let Some(frame) = frames.remove(port) else {
-                return Err(NodeError::MissingInput { port: port.clone() });
+                return Err(NodeError::MissingInput { port: port.clone() }.into());
             };
             for consumer in consumers {
                 let load = Load::Frame { at, pass: Pass::Forward, frame: frame.clone() };
@@ -221,17 +245,14 @@ impl NodeActor {
         Ok(())
     }
 
-    fn send(&self, port: &str, to: End, load: Load) -> Result<(), NodeError> {
-        let from = End::new(&self.name, port);
-        let parcel = Parcel { generation: self.generation, to, from, load };
-        self.workplace.directory.send(parcel).map_err(|error| NodeError::Data {
-            what: format!("edge from `{}.{port}`", self.name),
-            reason: error.to_string(),
-        })
+    fn send(&self, port: &str, to: End, load: Load) -> Result<(), Trouble> {
+        let port = End::new(&self.name, port);
+        let parcel = Parcel { generation: self.generation, to, from: port.clone(), load };
+        self.workplace.directory.send(parcel).map_err(|error| Trouble::Edge { port, error })
     }
 
     /// One backward pass, if all gradients of its outputs are there.
-    fn step_backward(&mut self) -> Result<bool, NodeError> {
+    fn step_backward(&mut self) -> Result<bool, Trouble> {
         let Some(role) = &self.role else { return Ok(false) };
         let at = self.backward;
         if !role.spec.backward || at >= self.forward {
@@ -250,7 +271,7 @@ impl NodeActor {
         let mut upstream = guarded(|| node.backward(at, gradients))?;
         for (port, producer) in &role.gradients {
             let Some(frame) = upstream.remove(port) else {
-                return Err(NodeError::MissingInput { port: port.clone() });
+                return Err(NodeError::MissingInput { port: port.clone() }.into());
             };
             let load = Load::Frame { at, pass: Pass::Backward, frame };
             self.send(port, producer.clone(), load)?;
@@ -263,7 +284,7 @@ impl NodeActor {
         Ok(true)
     }
 
-    fn apply(&mut self, update: &Update) -> Result<(), NodeError> {
+    fn apply(&mut self, update: &Update) -> Result<(), Trouble> {
         let Some(node) = &mut self.node else { return Ok(()) };
         let measures = guarded(|| node.update(update))?;
         self.report(What::Updated { step: update.step, measures });
@@ -282,15 +303,18 @@ impl NodeActor {
         self.work()
     }
 
-    /// Follows the weights of all steps up to the gate, in order.
-    fn follow(&mut self) -> Result<(), NodeError> {
-        while let Some(frames) = self.weights.remove(&self.gate) {
-            if let Some(node) = &mut self.node {
-                guarded(|| node.follow(frames))?;
-            }
-            self.gate += 1;
+    /// Takes the weights of the step at the gate, once the own work of that step is done.
+    fn step_follow(&mut self) -> Result<bool, Trouble> {
+        let step = self.gate;
+        if self.forward.step <= step {
+            return Ok(false);
         }
-        self.work()
+        let Some(frames) = self.weights.remove(&step) else { return Ok(false) };
+        let Some(node) = &mut self.node else { return Ok(false) };
+        guarded(|| node.follow(frames))?;
+        self.gate = step + 1;
+        self.report(What::Followed { step });
+        Ok(true)
     }
 
     fn save(&mut self, folder: PathBuf, step: u64) {
@@ -305,14 +329,14 @@ impl NodeActor {
         };
         if self.workplace.writer.send(job).is_err() {
             let reason = "the checkpoint writer is gone".to_owned();
-            self.fail(&NodeError::State { reason });
+            self.fail(&Trouble::Node(NodeError::State { reason }));
         }
     }
 
-    fn obey(&mut self, command: Command, context: &mut Context<Self>) -> Result<(), NodeError> {
+    fn obey(&mut self, command: Command, context: &mut Context<Self>) -> Result<(), Trouble> {
         match command.order {
             Order::Assume(role) => self.assume(*role),
-            Order::Load { folder, part } => self.load(&folder, &part),
+            Order::Load { folder, part, moments } => self.load(&folder, &part, moments),
             Order::Grant(at) => {
                 self.granted.insert(at, ());
                 self.work()
@@ -333,7 +357,7 @@ impl NodeActor {
         }
     }
 
-    fn take(&mut self, parcel: Parcel) -> Result<(), NodeError> {
+    fn take(&mut self, parcel: Parcel) -> Result<(), Trouble> {
         match parcel.load {
             Load::Frame { at, pass: Pass::Forward, frame } => {
                 self.inputs.entry(at).or_default().insert(parcel.to.port, frame);
@@ -346,7 +370,7 @@ impl NodeActor {
             }
             Load::Weights { step, frames } => {
                 self.weights.insert(step, frames);
-                self.follow()
+                self.work()
             }
         }
     }
@@ -369,6 +393,11 @@ impl Handler<Command> for NodeActor {
     fn handle(&mut self, command: Command, context: &mut Context<Self>) {
         if command.generation < self.generation {
             return;
+        }
+        if command.generation > self.generation {
+            // Nothing of before may get into a new generation: not even of a node that works only
+            // in a later stage and was there already.
+            (self.node, self.role, self.failed) = (None, None, false);
         }
         self.generation = command.generation;
         if self.failed && !matches!(command.order, Order::Assume(_) | Order::Stop) {

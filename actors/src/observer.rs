@@ -115,6 +115,8 @@ pub struct Audience {
     pub observers: Vec<Box<dyn Observer>>,
     /// Where a wish to stop goes.
     pub stop: Box<dyn Fn(String) + Send>,
+    /// Says that all observers have heard of the end.
+    pub heard: Box<dyn Fn() + Send>,
 }
 
 impl Actor for Audience {
@@ -129,6 +131,9 @@ impl Handler<Happening> for Audience {
             if let Verdict::Stop(reason) = observer.observe(&happening) {
                 (self.stop)(reason);
             }
+        }
+        if matches!(happening, Happening::Ended) {
+            (self.heard)();
         }
     }
 }

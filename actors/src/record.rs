@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const HEADER: &str = "stage,step,node,metric,value\n";
 
@@ -24,25 +24,45 @@ pub struct Row {
     pub value: f64,
 }
 
+/// The record cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {path}: {error}")]
+pub struct RecordError {
+    path: String,
+    error: std::io::Error,
+}
+
 /// The file, open for the whole run.
 #[derive(Debug)]
 pub struct Record {
+    path: PathBuf,
     file: BufWriter<File>,
     bytes: u64,
 }
 
 impl Record {
     /// Opens the file and cuts it back to `bytes`; 0 starts anew.
-    pub fn open(path: &Path, bytes: u64) -> std::io::Result<Self> {
-        let file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
-        let mut record = Self { file: BufWriter::new(file), bytes: 0 };
+    pub fn open(path: &Path, bytes: u64) -> Result<Self, RecordError> {
+        let mut options = OpenOptions::new();
+        let options = options.create(true).truncate(false).read(true).write(true);
+        let fail = |error| RecordError { path: path.display().to_string(), error };
+        let file = BufWriter::new(options.open(path).map_err(fail)?);
+        let mut record = Self { path: path.to_owned(), file, bytes: 0 };
         record.cut(bytes)?;
         Ok(record)
     }
 
+    fn fail(&self) -> impl FnOnce(std::io::Error) -> RecordError {
+        let path = self.path.display().to_string();
+        |error| RecordError { path, error }
+    }
+
     /// Forgets everything after `bytes`.
-    pub fn cut(&mut self, bytes: u64) -> std::io::Result<()> {
+    pub fn cut(&mut self, bytes: u64) -> Result<(), RecordError> {
+        self.try_cut(bytes).map_err(self.fail())
+    }
+
+    fn try_cut(&mut self, bytes: u64) -> std::io::Result<()> {
         self.file.flush()?;
         let file = self.file.get_mut();
         let keep = bytes.min(file.metadata()?.len());
@@ -58,20 +78,20 @@ impl Record {
     }
 
     /// Adds the rows of one step.
-    pub fn write(&mut self, rows: &[Row]) -> std::io::Result<()> {
-        for row in rows {
-            let Row { stage, step, node, metric, value } = row;
-            let line = format!("{stage},{step},{node},{metric},{value}\n");
-            self.file.write_all(line.as_bytes())?;
-            self.bytes += line.len() as u64;
+    pub fn write(&mut self, rows: &[Row]) -> Result<(), RecordError> {
+        let mut text = String::new();
+        for Row { stage, step, node, metric, value } in rows {
+            text.push_str(&format!("{stage},{step},{node},{metric},{value}\n"));
         }
-        self.file.flush()
+        self.bytes += text.len() as u64;
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.flush());
+        written.map_err(self.fail())
     }
 
     /// Bytes so far; on disk once this returns.
-    pub fn sync(&mut self) -> std::io::Result<u64> {
-        self.file.flush()?;
-        self.file.get_ref().sync_data()?;
+    pub fn sync(&mut self) -> Result<u64, RecordError> {
+        let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_data());
+        synced.map_err(self.fail())?;
         Ok(self.bytes)
     }
 }

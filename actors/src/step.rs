@@ -4,6 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::node::Measures;
 
+/// Who takes part in the steps of a stage.
+#[derive(Debug, Default)]
+pub(crate) struct Cast {
+    /// Nodes that work; each measures every microbatch.
+    pub(crate) active: BTreeSet<String>,
+    /// Nodes that train.
+    pub(crate) trained: BTreeSet<String>,
+    /// Nodes that follow the parameters of another.
+    pub(crate) followers: BTreeSet<String>,
+    /// Nodes that make frames from nothing.
+    pub(crate) sources: Vec<String>,
+    /// Nodes that are told when a step is over.
+    pub(crate) told: Vec<String>,
+}
+
 /// Numbers of one step, until all of them are there.
 #[derive(Debug, Default)]
 pub(crate) struct StepState {
@@ -15,6 +30,8 @@ pub(crate) struct StepState {
     pub(crate) applied: bool,
     /// Nodes that applied it, with what they measured.
     updated: BTreeMap<String, Measures>,
+    /// Nodes that took the parameters they follow.
+    followed: BTreeSet<String>,
 }
 
 impl StepState {
@@ -30,6 +47,10 @@ impl StepState {
         self.updated.insert(node.to_owned(), measures);
     }
 
+    pub(crate) fn follow(&mut self, node: &str) {
+        self.followed.insert(node.to_owned());
+    }
+
     /// The global norm, once every trained node has its gradients. Summed in name order, so that
     /// it has one value on every placement.
     pub(crate) fn norm(&self, trained: &BTreeSet<String>) -> Option<f64> {
@@ -37,34 +58,33 @@ impl StepState {
         (all && !trained.is_empty()).then(|| self.norms.values().sum::<f64>().sqrt())
     }
 
-    /// Whether all nodes have measured and all updates are applied.
-    pub(crate) fn complete(
-        &self,
-        active: &BTreeSet<String>,
-        trained: &BTreeSet<String>,
-        accumulate: u32,
-    ) -> bool {
-        let measured = |node| self.measured.get(node).map_or(0, BTreeMap::len);
-        active.iter().all(|node| measured(node) == accumulate as usize)
-            && trained.iter().all(|node| self.updated.contains_key(node))
+    /// Microbatches that every node has measured.
+    pub(crate) fn measured(&self, crew: &Cast) -> u32 {
+        let counts = crew.active.iter().map(|n| self.measured.get(n).map_or(0, BTreeMap::len));
+        counts.min().unwrap_or(0) as u32
+    }
+
+    /// Whether all nodes have measured, all updates are applied and all followers have followed.
+    pub(crate) fn complete(&self, crew: &Cast, accumulate: u32) -> bool {
+        self.measured(crew) == accumulate
+            && crew.trained.iter().all(|node| self.updated.contains_key(node))
+            && crew.followers.iter().all(|node| self.followed.contains(node))
     }
 
     /// Nodes that something is still missing from.
-    pub(crate) fn missing(
-        &self,
-        active: &BTreeSet<String>,
-        trained: &BTreeSet<String>,
-        accumulate: u32,
-    ) -> Vec<String> {
+    pub(crate) fn missing(&self, crew: &Cast, accumulate: u32) -> Vec<String> {
         let measured = |node: &String| self.measured.get(node).map_or(0, BTreeMap::len);
-        let late = active.iter().filter(|n| measured(n) < accumulate as usize);
-        let idle = trained.iter().filter(|n| {
+        let late = crew.active.iter().filter(|n| measured(n) < accumulate as usize);
+        let idle = crew.trained.iter().filter(|n| {
             if self.applied { !self.updated.contains_key(*n) } else { !self.norms.contains_key(*n) }
         });
-        let mut names: Vec<String> = late.chain(idle).cloned().collect();
-        names.sort();
-        names.dedup();
-        names
+        let behind = crew.followers.iter().filter(|n| !self.followed.contains(*n));
+        let mut names: BTreeSet<&String> = late.collect();
+        names.extend(idle);
+        if names.is_empty() {
+            names.extend(behind);
+        }
+        names.into_iter().cloned().collect()
     }
 
     /// All numbers by node and metric: the mean over microbatches, in their order.
@@ -89,5 +109,59 @@ impl StepState {
             }
         }
         numbers.into_iter().map(|((node, metric), value)| (node, metric, value)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn numbers_do_not_depend_on_the_order_of_arrival() {
+        let measures = |value: f64| Measures::from([("loss".to_owned(), value)]);
+        let values = [0.1, 0.2, 0.3];
+        let (mut first, mut second) = (StepState::default(), StepState::default());
+        for (microbatch, value) in values.iter().enumerate() {
+            first.measure("n", microbatch as u32, measures(*value));
+        }
+        for (microbatch, value) in values.iter().enumerate().rev() {
+            second.measure("n", microbatch as u32, measures(*value));
+        }
+        assert_eq!(first.numbers(), second.numbers());
+        for node in ["a", "b", "c"] {
+            first.gradient(node, if node == "b" { 1e16 } else { 1.1 });
+        }
+        for node in ["c", "a", "b"] {
+            second.gradient(node, if node == "b" { 1e16 } else { 1.1 });
+        }
+        let trained = set(&["a", "b", "c"]);
+        assert_eq!(first.norm(&trained), second.norm(&trained));
+    }
+
+    #[test]
+    fn a_step_waits_for_followers_and_names_whom_it_waits_for() {
+        let cast = Cast {
+            active: set(&["average", "model"]),
+            trained: set(&["model"]),
+            followers: set(&["average"]),
+            ..Cast::default()
+        };
+        let mut step = StepState::default();
+        step.measure("model", 0, Measures::new());
+        assert_eq!(step.missing(&cast, 1), ["average", "model"]);
+        step.measure("average", 0, Measures::new());
+        step.gradient("model", 1.0);
+        assert_eq!(step.measured(&cast), 1);
+        step.applied = true;
+        assert_eq!(step.missing(&cast, 1), ["model"]);
+        step.update("model", Measures::new());
+        assert!(!step.complete(&cast, 1));
+        assert_eq!(step.missing(&cast, 1), ["average"]);
+        step.follow("average");
+        assert!(step.complete(&cast, 1));
     }
 }

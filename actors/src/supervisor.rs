@@ -5,6 +5,11 @@
 //! goes back to the last committed checkpoint, and the run goes on with the same numbers. Too
 //! many failures within a window end the run with the first cause.
 
+mod boundary;
+mod repair;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +17,7 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message};
 use schemas::checkpoint::Manifest;
-use schemas::graph::{Graph, StageGraph};
+use schemas::graph::{End, Graph, StageGraph};
 use schemas::node::{At, Notice, Update};
 
 use crate::assign;
@@ -22,7 +27,7 @@ use crate::hosts::Hosts;
 use crate::message::{Assignment, Command, Event, Generation, Order, What};
 use crate::observer::{Audience, Happening};
 use crate::record::{Record, Row};
-use crate::step::StepState;
+use crate::step::{Cast, StepState};
 
 /// Name that the supervisor's own numbers carry.
 const SELF: &str = "supervisor";
@@ -73,6 +78,8 @@ enum Phase {
     Running,
     /// The last checkpoint is written, then the run ends like this.
     Ending(Outcome),
+    /// Observers hear of the end; one may still object.
+    Hearing { outcome: Outcome, since: Moment },
     /// Nothing more happens.
     Over,
 }
@@ -85,18 +92,16 @@ pub struct Supervisor {
     stage: usize,
     /// The step under way.
     step: u64,
-    /// First step without a credit.
+    /// Microbatches of this stage that sources have a credit for.
     granted: u64,
     steps: BTreeMap<u64, StepState>,
-    trained: BTreeSet<String>,
-    /// Nodes that work in this stage; each reports every microbatch.
-    active: BTreeSet<String>,
-    sources: Vec<String>,
-    synchronous: Vec<String>,
+    cast: Cast,
     /// Nodes whose state differs from the last checkpoint.
     dirty: BTreeSet<String>,
-    failures: VecDeque<Moment>,
-    first_cause: Option<String>,
+    /// Whether a checkpoint was due while the one before was still being written.
+    owed: bool,
+    /// Failures within the window, with their causes.
+    failures: VecDeque<(Moment, String)>,
     progress: Moment,
     interrupt: Option<String>,
     asked: bool,
@@ -115,6 +120,11 @@ pub struct Interrupt {
     pub reason: String,
 }
 
+/// All observers have heard of the end.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Heard;
+
 impl Supervisor {
     /// A supervisor that waits for [`Start`].
     pub fn new(charge: Charge) -> Self {
@@ -127,13 +137,10 @@ impl Supervisor {
             step: 0,
             granted: 0,
             steps: BTreeMap::new(),
-            trained: BTreeSet::new(),
-            active: BTreeSet::new(),
-            sources: Vec::new(),
-            synchronous: Vec::new(),
+            cast: Cast::default(),
             dirty: BTreeSet::new(),
+            owed: false,
             failures: VecDeque::new(),
-            first_cause: None,
             progress,
             interrupt: None,
             asked: false,
@@ -142,6 +149,11 @@ impl Supervisor {
 
     fn plan(&self) -> &StageGraph {
         &self.charge.graph.stages[self.stage]
+    }
+
+    /// Whether nothing can change the end of the run any more.
+    fn over(&self) -> bool {
+        matches!(self.phase, Phase::Over | Phase::Hearing { .. })
     }
 
     fn command(&mut self, node: &str, order: Order) {
@@ -154,53 +166,28 @@ impl Supervisor {
         self.charge.audience.do_send(happening);
     }
 
-    /// Begins at the newest checkpoint, or at step 0. Everyone is made anew.
-    fn begin(&mut self) {
-        self.generation += 1;
-        self.charge.checkpointer.abandon();
-        self.steps.clear();
-        self.dirty.clear();
-        self.progress = self.charge.clock.now();
-        let newest = self.charge.checkpointer.newest().cloned();
-        let (step, bytes) = newest.as_ref().map_or((0, 0), |(_, m)| (m.step, m.metrics_bytes));
-        if let Err(error) = self.charge.record.cut(bytes) {
-            return self.give_up(format!("metrics.csv cannot be written: {error}"));
-        }
-        if let Err(error) = self.charge.hosts.gather(self.generation) {
-            return self.recover(error.to_string());
-        }
-        match self.charge.graph.stage_of(step) {
-            Some(stage) => self.cast(stage, step, newest, true),
-            None => self.end(Outcome::Done),
-        }
-    }
-
     /// Gives every node of a stage its role.
-    fn cast(
-        &mut self,
-        stage: usize,
-        step: u64,
-        load: Option<(PathBuf, Manifest)>,
-        anew: bool,
-    ) {
-        self.stage = stage;
-        (self.step, self.granted) = (step, step);
+    fn cast(&mut self, stage: usize, step: u64, load: Option<(PathBuf, Manifest)>) {
+        (self.stage, self.step, self.granted) = (stage, step, 0);
         let graph = self.charge.graph.clone();
         let mut roles = assign::roles(&graph, stage, step);
-        self.trained = names(&roles, |r| r.spec.optimizer.is_some()).into_iter().collect();
-        self.active = roles.keys().cloned().collect();
-        self.sources = names(&roles, |r| r.source);
-        self.synchronous = names(&roles, |r| {
-            r.synchronous && r.spec.optimizer.is_none() && r.follows.is_none()
-        });
+        self.granted = (step - self.plan().first_step) * u64::from(self.plan().accumulate);
+        self.cast = Cast {
+            active: roles.keys().cloned().collect(),
+            trained: names(&roles, |r| r.spec.optimizer.is_some()),
+            followers: names(&roles, |r| r.follows.is_some()),
+            sources: names(&roles, |r| r.source),
+            told: names(&roles, |r| {
+                r.synchronous && r.spec.optimizer.is_none() && r.follows.is_none()
+            }),
+        };
         self.dirty.extend(assign::changing(&roles));
         if let Some((_, manifest)) = &load {
             let resting = assign::resting(&graph, stage, step);
             roles.extend(resting.into_iter().filter(|(n, _)| manifest.parts.contains_key(n)));
         }
         let waiting = roles.keys().cloned().collect();
-        for (name, mut role) in roles {
-            role.fresh |= anew;
+        for (name, role) in roles {
             self.command(&name, Order::Assume(Box::new(role)));
         }
         let plan = self.plan();
@@ -216,13 +203,18 @@ impl Supervisor {
     /// All nodes have their role: state is loaded, then steps begin.
     fn cast_is_complete(&mut self) {
         let Phase::Casting { load, .. } = &mut self.phase else { return };
-        let Some((folder, manifest)) = load.take() else { return self.run() };
+        let Some((folder, mut manifest)) = load.take() else { return self.run() };
+        let plan = self.plan();
+        // A checkpoint at the beginning of a stage was written by the stage before.
+        let moments = self.step > plan.first_step;
+        let fresh = |name: &String| plan.nodes.get(name).is_some_and(|node| node.fresh);
+        manifest.parts.retain(|name, _| moments || !fresh(name));
         let waiting: BTreeSet<String> = manifest.parts.keys().cloned().collect();
         if waiting.is_empty() {
             return self.run();
         }
         for (node, part) in manifest.parts {
-            self.command(&node, Order::Load { folder: folder.clone(), part });
+            self.command(&node, Order::Load { folder: folder.clone(), part, moments });
         }
         self.phase = Phase::Loading { waiting };
     }
@@ -232,28 +224,33 @@ impl Supervisor {
         self.grant();
     }
 
-    /// Credits for as many steps as sources may be ahead.
+    /// Credits for as many microbatches as sources may be ahead.
     fn grant(&mut self) {
-        let plan = self.plan();
-        let end = plan.first_step + plan.steps;
-        let (stage, accumulate) = (self.stage as u32, plan.accumulate);
-        let ahead = (self.step + 1 + self.charge.graph.experiment.run.prefetch).min(end);
-        while self.granted < ahead {
-            let step = self.granted;
-            for microbatch in 0..accumulate {
-                for source in self.sources.clone() {
-                    self.command(&source, Order::Grant(At { stage, step, microbatch }));
-                }
-            }
-            self.granted += 1;
+        if !matches!(self.phase, Phase::Running) {
+            return;
         }
+        let plan = self.plan();
+        let (stage, first, accumulate) = (self.stage as u32, plan.first_step, plan.accumulate);
+        let size = u64::from(accumulate);
+        // The last microbatch of a step is over when the step is.
+        let measured = self.steps.get(&self.step).map_or(0, |step| step.measured(&self.cast));
+        let done = (self.step - first) * size + u64::from(measured.min(accumulate - 1));
+        let prefetch = self.charge.graph.experiment.run.prefetch;
+        let end = done.saturating_add(prefetch).saturating_add(1).min(plan.steps * size);
+        for number in self.granted..end {
+            let (step, microbatch) = (first + number / size, (number % size) as u32);
+            for source in self.cast.sources.clone() {
+                self.command(&source, Order::Grant(At { stage, step, microbatch }));
+            }
+        }
+        self.granted = self.granted.max(end);
     }
 
     /// Orders the update once all gradients are there.
     fn update_if_ready(&mut self) {
         let step = self.step;
         let Some(state) = self.steps.get_mut(&step).filter(|state| !state.applied) else { return };
-        let Some(norm) = state.norm(&self.trained) else { return };
+        let Some(norm) = state.norm(&self.cast.trained) else { return };
         state.applied = true;
         let plan = self.plan();
         let Some(optimizer) = plan.optimizer.clone() else { return };
@@ -263,7 +260,7 @@ impl Supervisor {
             None => 1.0,
         };
         let update = Update { step, lr, scale };
-        for node in self.trained.clone() {
+        for node in self.cast.trained.clone() {
             self.command(&node, Order::Apply(update.clone()));
         }
     }
@@ -271,23 +268,18 @@ impl Supervisor {
     /// Ends the step when everything is there.
     fn end_step_if_complete(&mut self) {
         let (step, accumulate) = (self.step, self.plan().accumulate);
-        let complete = self
-            .steps
-            .get(&step)
-            .is_some_and(|s| s.complete(&self.active, &self.trained, accumulate));
+        let complete =
+            self.steps.get(&step).is_some_and(|state| state.complete(&self.cast, accumulate));
         if !complete || !matches!(self.phase, Phase::Running) {
             return;
         }
         let Some(state) = self.steps.remove(&step) else { return };
         let rows = self.rows(step, &state);
         if let Err(error) = self.charge.record.write(&rows) {
-            return self.give_up(format!("metrics.csv cannot be written: {error}"));
+            return self.give_up(error.to_string());
         }
         self.tell(Happening::Stepped { stage: self.plan().name.clone(), step, rows });
         self.step += 1;
-        for node in self.synchronous.clone() {
-            self.command(&node, Order::Advance(step));
-        }
         self.go_on();
     }
 
@@ -301,15 +293,12 @@ impl Supervisor {
             value,
         };
         let numbers = state.numbers();
-        let total: f64 = numbers
-            .iter()
-            .filter_map(|(node, metric, value)| {
-                let end = schemas::graph::End::new(node, metric);
-                Some(plan.losses.get(&end)? * value)
-            })
-            .sum();
+        let weighted = |(node, metric, value): &(String, String, f64)| {
+            Some(plan.losses.get(&End::new(node, metric))? * value)
+        };
+        let total: f64 = numbers.iter().filter_map(weighted).sum();
         let mut rows: Vec<Row> = numbers.iter().map(|(n, m, v)| row(n, m, *v)).collect();
-        if let (Some(norm), Some(optimizer)) = (state.norm(&self.trained), &plan.optimizer) {
+        if let (Some(norm), Some(optimizer)) = (state.norm(&self.cast.trained), &plan.optimizer) {
             rows.push(row(SELF, "gradient_norm", norm));
             rows.push(row(SELF, "lr", optimizer.lr_at(step - plan.first_step, plan.steps)));
         }
@@ -317,171 +306,29 @@ impl Supervisor {
         rows
     }
 
-    /// After a step: a checkpoint when one is due, then the next step, stage or the end.
-    fn go_on(&mut self) {
-        let plan = self.plan();
-        let stage_over = self.step >= plan.first_step + plan.steps;
-        let run_over = self.step >= self.charge.graph.steps();
-        let due = self.step.is_multiple_of(self.charge.policy.every.max(1));
-        if let Some(reason) = self.interrupt.take() {
-            let outcome = if reason.is_empty() {
-                Outcome::Interrupted { step: self.step }
-            } else {
-                Outcome::Failed { cause: reason }
-            };
-            self.save();
-            return self.end(outcome);
-        }
-        if due || run_over || stage_over {
-            self.save();
-        }
-        if matches!(self.phase, Phase::Over) {
-            return;
-        }
-        if run_over {
-            return self.end(Outcome::Done);
-        }
-        if stage_over {
-            return self.cast(self.stage + 1, self.step, None, false);
-        }
-        self.grant();
-        self.update_if_ready();
-        self.end_step_if_complete();
-    }
-
-    /// Begins a checkpoint at this boundary; steps go on while it is written.
-    fn save(&mut self) {
-        if self.charge.checkpointer.busy() {
-            return; // the one before is not written yet; the next boundary will do
-        }
-        let bytes = match self.charge.record.sync() {
-            Ok(bytes) => bytes,
-            Err(error) => return self.give_up(format!("metrics.csv cannot be written: {error}")),
-        };
-        let step = self.step;
-        let next = self.charge.graph.stage_of(step).unwrap_or(self.stage);
-        let stage = self.charge.graph.stages[next].name.clone();
-        let dirty = self.dirty.clone();
-        match self.charge.checkpointer.begin((&stage, step), bytes, &dirty) {
-            Ok(folder) => {
-                for node in &dirty {
-                    self.command(node, Order::Save { folder: folder.clone(), step });
-                }
-                let roles = assign::roles(&self.charge.graph, self.stage, step);
-                self.dirty = assign::changing(&roles);
-                self.commit_if_complete();
-            }
-            Err(error) => self.give_up(error.to_string()),
-        }
-    }
-
-    fn commit_if_complete(&mut self) {
-        match self.charge.checkpointer.commit_if_complete() {
-            Ok(Some((_, manifest))) => {
-                let step = manifest.step;
-                self.saved(step);
-            }
-            Ok(None) => {}
-            Err(error) => self.give_up(error.to_string()),
-        }
-    }
-
-    fn saved(&mut self, step: u64) {
-        self.tell(Happening::Saved { step });
-        self.finish_if_written();
-    }
-
-    /// Ends once the last checkpoint is on disk.
-    fn end(&mut self, outcome: Outcome) {
-        if matches!(self.phase, Phase::Over) {
-            return;
-        }
-        self.phase = Phase::Ending(outcome);
-        self.finish_if_written();
-    }
-
-    fn finish_if_written(&mut self) {
-        if self.charge.checkpointer.busy() {
-            return;
-        }
-        // An end that skipped its checkpoint because one was still being written makes it now.
-        let newest = self.charge.checkpointer.newest().map(|(_, m)| m.step);
-        let Phase::Ending(outcome) = &self.phase else { return };
-        let failed = matches!(outcome, Outcome::Failed { .. });
-        if !failed && newest != Some(self.step) && !self.asked {
-            self.asked = true;
-            return self.save();
-        }
-        let Phase::Ending(outcome) = std::mem::replace(&mut self.phase, Phase::Over) else {
-            return;
-        };
-        self.close(outcome);
-    }
-
-    fn close(&mut self, outcome: Outcome) {
-        self.phase = Phase::Over;
-        if let Err(error) = self.charge.record.sync() {
-            tracing::error!(%error, "metrics.csv cannot be written");
-        }
-        self.tell(Happening::Ended);
-        self.charge.hosts.dismiss();
-        if self.charge.outcome.send(outcome).is_err() {
-            tracing::error!("nobody waits for the end of the run");
-        }
-    }
-
-    /// Ends the run at once.
-    fn give_up(&mut self, cause: String) {
-        if !matches!(self.phase, Phase::Over) {
-            let cause = self.first_cause.take().unwrap_or(cause);
-            self.close(Outcome::Failed { cause });
-        }
-    }
-
-    /// A failure: goes back to the last checkpoint, unless failures come too fast.
-    fn recover(&mut self, cause: String) {
-        if matches!(self.phase, Phase::Over) {
-            return;
-        }
-        let run = &self.charge.graph.experiment.run;
-        let (limit, window) = (run.max_restarts as usize, run.restart_window);
-        let now = self.charge.clock.now();
-        self.failures.push_back(now);
-        while self.failures.front().is_some_and(|then| now.since(*then) > window) {
-            self.failures.pop_front();
-            self.first_cause = None;
-        }
-        let first = self.first_cause.get_or_insert_with(|| cause.clone()).clone();
-        if self.failures.len() > limit {
-            return self.give_up(format!("{first} (after {limit} restarts in {window} s)"));
-        }
-        tracing::warn!(%cause, restart = self.failures.len(), "going back to the last checkpoint");
-        self.begin();
-        self.tell(Happening::Rewound { step: self.step, cause });
-    }
-
     fn on_event(&mut self, node: String, what: What) {
         self.progress = self.charge.clock.now();
         match what {
             What::Ready => {
-                if let Phase::Casting { waiting, .. } = &mut self.phase {
-                    waiting.remove(&node);
-                    if waiting.is_empty() {
-                        self.cast_is_complete();
-                    }
+                if let Phase::Casting { waiting, .. } = &mut self.phase
+                    && waiting.remove(&node)
+                    && waiting.is_empty()
+                {
+                    self.cast_is_complete();
                 }
             }
             What::Loaded => {
-                if let Phase::Loading { waiting } = &mut self.phase {
-                    waiting.remove(&node);
-                    if waiting.is_empty() {
-                        self.run();
-                    }
+                if let Phase::Loading { waiting } = &mut self.phase
+                    && waiting.remove(&node)
+                    && waiting.is_empty()
+                {
+                    self.run();
                 }
             }
             What::Measured { at, measures } => {
                 self.steps.entry(at.step).or_default().measure(&node, at.microbatch, measures);
                 self.end_step_if_complete();
+                self.grant();
             }
             What::Noticed(notice) => self.notice(node, notice),
             What::BackwardDone { step, squared_norm } => {
@@ -492,13 +339,12 @@ impl Supervisor {
                 self.steps.entry(step).or_default().update(&node, measures);
                 self.end_step_if_complete();
             }
-            What::Saved { step, part } => {
-                match self.charge.checkpointer.take(&node, step, part) {
-                    Ok(Some(_)) => self.saved(step),
-                    Ok(None) => {}
-                    Err(error) => self.give_up(error.to_string()),
-                }
+            What::Followed { step } => {
+                self.steps.entry(step).or_default().follow(&node);
+                self.end_step_if_complete();
             }
+            What::Saved { step, part } => self.part_is_written(&node, step, part),
+            What::Damaged { error } => self.step_back(&format!("`{node}`: {error}")),
             What::Failed { error, final_: true } => self.give_up(format!("`{node}`: {error}")),
             What::Failed { error, final_: false } => self.recover(format!("`{node}`: {error}")),
         }
@@ -507,43 +353,12 @@ impl Supervisor {
     fn notice(&self, node: String, notice: Notice) {
         self.tell(Happening::Noticed { node, notice });
     }
-
-    /// Looks for nodes and hosts that died, and for a run that stands still.
-    fn look_after(&mut self) {
-        if matches!(self.phase, Phase::Over) {
-            return;
-        }
-        if let Some(cause) = self.charge.hosts.lost() {
-            return self.recover(cause);
-        }
-        let deadline = self.charge.graph.experiment.run.deadline;
-        if self.charge.clock.now().since(self.progress) > deadline {
-            let late = self.late();
-            self.recover(format!("no progress for {deadline} s; waiting for {late}"));
-        }
-    }
-
-    /// Whom the run waits for.
-    fn late(&self) -> String {
-        let names = match &self.phase {
-            Phase::Casting { waiting, .. } | Phase::Loading { waiting } => {
-                waiting.iter().cloned().collect()
-            }
-            _ => {
-                let state = self.steps.get(&self.step);
-                let empty = StepState::default();
-                let accumulate = self.plan().accumulate;
-                state.unwrap_or(&empty).missing(&self.active, &self.trained, accumulate)
-            }
-        };
-        names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
-    }
 }
 
-fn names(
+fn names<C: FromIterator<String>>(
     roles: &BTreeMap<String, Assignment>,
     which: impl Fn(&Assignment) -> bool,
-) -> Vec<String> {
+) -> C {
     roles.iter().filter(|(_, role)| which(role)).map(|(name, _)| name.clone()).collect()
 }
 
@@ -573,7 +388,7 @@ impl Handler<Event> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, event: Event, _: &mut Context<Self>) {
-        if event.generation == self.generation && !matches!(self.phase, Phase::Over) {
+        if event.generation == self.generation && !self.over() {
             self.on_event(event.node, event.what);
         }
     }
@@ -583,13 +398,14 @@ impl Handler<Interrupt> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, interrupt: Interrupt, _: &mut Context<Self>) {
-        match self.phase {
-            Phase::Running => self.interrupt = Some(interrupt.reason),
-            Phase::Over | Phase::Ending(_) => {}
-            _ => {
-                let step = self.step;
-                self.close(Outcome::Interrupted { step });
-            }
-        }
+        self.on_interrupt(interrupt.reason);
+    }
+}
+
+impl Handler<Heard> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: Heard, _: &mut Context<Self>) {
+        self.close();
     }
 }

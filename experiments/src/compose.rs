@@ -1,7 +1,7 @@
 //! From a checked graph to a running supervisor: the only place that knows modules and actors.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use actors::message::Event;
 use actors::node_actor::{Factory, Reporter};
 use actors::observer::{Audience, Happening, Observer, Verdict};
 use actors::record::Record;
-use actors::supervisor::{Charge, Interrupt, Outcome, Start, Supervisor};
-use anyhow::Context as _;
+use actors::supervisor::{Charge, Heard, Interrupt, Outcome, Start, Supervisor};
+use anyhow::{Context as _, bail};
 use schemas::entry::find;
 use schemas::experiment::ObserverConfig;
 use schemas::graph::Graph;
@@ -43,6 +43,7 @@ pub struct Running {
     supervisor: Addr<Supervisor>,
     ended: crossbeam_channel::Receiver<Outcome>,
     run: PathBuf,
+    _lock: File,
     /// Keeps the actors' threads.
     _system: actix::SystemRunner,
 }
@@ -59,67 +60,104 @@ impl Running {
 
     /// Waits for the end and writes `summary.json`.
     pub fn wait(self) -> anyhow::Result<Outcome> {
-        let outcome = self.ended.recv().context("the supervisor died")?;
+        let dead = |_| Outcome::Failed { cause: "the supervisor died".to_owned() };
+        let outcome = self.ended.recv().unwrap_or_else(dead);
         let word = match &outcome {
             Outcome::Done => "done",
             Outcome::Interrupted { .. } => "interrupted",
             Outcome::Failed { .. } => "failed",
         };
-        let summary = Summary::of(&self.run, word)?;
-        let text = serde_json::to_string_pretty(&summary)?;
-        fs::write(self.run.join("summary.json"), text).context("cannot write summary.json")?;
-        Ok(outcome)
+        match self.summarize(word) {
+            // The cause of the failure says more than what it entails.
+            Err(error) if matches!(outcome, Outcome::Failed { .. }) => {
+                tracing::warn!("{error:#}");
+                Ok(outcome)
+            }
+            written => written.map(|()| outcome),
+        }
+    }
+
+    fn summarize(&self, word: &str) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(&Summary::of(&self.run, word)?)?;
+        let path = self.run.join("summary.json");
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// What a run is started with, besides its graph.
+pub struct Extras {
+    /// Makes nodes in this process.
+    pub factory: Factory,
+    /// Observers of the caller's own.
+    pub observers: Vec<Box<dyn Observer>>,
+}
+
+impl Default for Extras {
+    fn default() -> Self {
+        Self { factory: factory(), observers: Vec::new() }
     }
 }
 
 /// Starts a graph in a prepared run directory, from its newest checkpoint if it has one.
-pub fn begin(graph: Graph, run: &Path) -> anyhow::Result<Running> {
-    begin_watched(graph, run, Vec::new())
-}
-
-/// Like [`begin`], with observers of the caller's own.
-pub fn begin_watched(
-    graph: Graph,
-    run: &Path,
-    more: Vec<Box<dyn Observer>>,
-) -> anyhow::Result<Running> {
+pub fn begin(graph: Graph, run: &Path, extras: Extras) -> anyhow::Result<Running> {
+    let run = &std::path::absolute(run).context("cannot find the run directory")?;
+    let lock = lock(run)?;
     let graph = Arc::new(graph);
     let system = System::new();
     let (outcome, ended) = crossbeam_channel::bounded(1);
-    let supervisor = start(&graph, run, more, outcome)?;
+    let supervisor = start(&graph, run, extras, outcome)?;
     #[expect(clippy::disallowed_methods, reason = "the first message")]
     supervisor.do_send(Start);
-    Ok(Running { supervisor, ended, run: run.to_owned(), _system: system })
+    Ok(Running { supervisor, ended, run: run.to_owned(), _lock: lock, _system: system })
 }
 
 /// Runs a graph in a prepared run directory to its end.
 pub fn run(graph: Graph, run: &Path) -> anyhow::Result<Outcome> {
-    begin(graph, run)?.wait()
+    begin(graph, run, Extras::default())?.wait()
+}
+
+/// Two processes on one run directory would damage each other's files.
+fn lock(run: &Path) -> anyhow::Result<File> {
+    let path = run.join(".lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another process works on this run: {}", run.display())
+        }
+        Err(TryLockError::Error(error)) => {
+            // Some network file systems have no locks.
+            tracing::warn!(%error, path = %path.display(), "the run directory is not locked");
+            Ok(file)
+        }
+    }
 }
 
 fn start(
     graph: &Arc<Graph>,
     run: &Path,
-    more: Vec<Box<dyn Observer>>,
+    extras: Extras,
     outcome: crossbeam_channel::Sender<Outcome>,
 ) -> anyhow::Result<Addr<Supervisor>> {
     let (policy, mut observers) = observers(graph, run)?;
-    observers.extend(more);
+    observers.extend(extras.observers);
     let checkpoints = run.join("checkpoints");
-    fs::create_dir_all(&checkpoints)
-        .with_context(|| format!("cannot make {}", checkpoints.display()))?;
-    let checkpointer = Checkpointer::new(&checkpoints, &graph_hash(graph), policy.keep);
+    let checkpointer = Checkpointer::open(&checkpoints, &graph_hash(graph), policy.keep)?;
     let bytes = checkpointer.newest().map_or(0, |(_, manifest)| manifest.metrics_bytes);
-    let record = Record::open(&run.join("metrics.csv"), bytes).context("cannot open metrics.csv")?;
+    let record = Record::open(&run.join("metrics.csv"), bytes)?;
     // The supervisor and its observers need each other's address before either starts.
     let (events, inbox) = crossbeam_channel::bounded::<Addr<Supervisor>>(1);
     let late = Late::new(inbox);
-    let stop = late.clone();
+    let (stop, heard) = (late.clone(), late.clone());
     let audience = Audience {
         observers,
         stop: Box::new(move |reason| {
             #[expect(clippy::disallowed_methods, reason = "a wish to stop must not be lost")]
             stop.get().do_send(Interrupt { reason });
+        }),
+        heard: Box::new(move || {
+            #[expect(clippy::disallowed_methods, reason = "the end must not be lost")]
+            heard.get().do_send(Heard);
         }),
     };
     let audience = Audience::start_in_arbiter(&Arbiter::new().handle(), move |_| audience);
@@ -128,8 +166,8 @@ fn start(
         late.get().do_send(event);
     });
     let directory = Directory::default();
-    let fleet = fleet(graph, run, &report, &directory)?;
-    let crew = Crew::new(factory(), report, directory);
+    let fleet = fleet(graph, &report, &directory)?;
+    let crew = Crew::new(extras.factory, report, directory);
     let hosts = Hosts::new(crew, graph.experiment.place.clone(), fleet);
     let charge = Charge {
         graph: graph.clone(),
@@ -151,7 +189,6 @@ fn start(
 /// The agents of an experiment, if it places nodes on any.
 fn fleet(
     graph: &Graph,
-    run: &Path,
     report: &Reporter,
     directory: &Directory,
 ) -> anyhow::Result<Option<Box<dyn Remote>>> {
@@ -166,18 +203,12 @@ fn fleet(
         place: experiment.place.clone(),
         nodes: experiment.graph.keys().cloned().collect(),
         program: std::env::current_exe().context("cannot find this program")?,
-        folder: socket_folder(run),
+        folder: std::env::temp_dir(), // paths of sockets must be short; a run's may not be
         keys: experiment.run.keys.clone(),
         report: report.clone(),
         directory: directory.clone(),
     };
     Ok(Some(Box::new(Fleet::start(setup).context("cannot open sockets for agents")?)))
-}
-
-/// A private folder for sockets: their paths must be short, a run's directory may not be.
-fn socket_folder(run: &Path) -> PathBuf {
-    let name = format!("playhouse-{}-{}", std::process::id(), run.to_string_lossy().len());
-    std::env::temp_dir().join(name)
 }
 
 /// An address that is known a moment later.

@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 
+use actors::node_actor::Factory;
 use clap::{Parser, Subcommand};
 
 mod bench;
@@ -44,13 +45,18 @@ enum Command {
 /// Runs the command line. Exit codes: 0 done, 1 the work failed, 2 usage or unreadable input,
 /// 130 interrupted after a checkpoint.
 pub fn main() -> ExitCode {
+    main_with(&compose::factory())
+}
+
+/// Runs the command line with nodes of another factory; tests make nodes fail with it.
+pub fn main_with(factory: &Factory) -> ExitCode {
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("PLAYHOUSE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let outcome = match arguments.command {
-        Command::Run(args) => cmd::run::run(&args),
-        Command::Resume(args) => cmd::resume::run(&args),
+        Command::Run(args) => cmd::run::run(&args, factory),
+        Command::Resume(args) => cmd::resume::run(&args, factory),
         Command::Check(args) => cmd::check::run(&args),
         Command::Plan(args) => cmd::plan::run(&args),
         Command::Graph(args) => cmd::graph::run(&args),
@@ -59,7 +65,7 @@ pub fn main() -> ExitCode {
         Command::New(args) => cmd::new::run(&args),
         Command::Schema(args) => cmd::schema::run(&args),
         Command::Status(args) => cmd::status::run(&args),
-        Command::Agent(args) => cmd::agent::run(&args),
+        Command::Agent(args) => cmd::agent::run(&args, factory),
         Command::Keys(args) => cmd::keys::run(&args),
         Command::Data(args) => cmd::data::run(&args),
         Command::Bench(args) => cmd::bench::run(&args),

@@ -90,7 +90,12 @@ pub fn write_part(folder: &Path, node: &str, part: &Part) -> Result<PartFile, Ch
             (name.clone(), dtype(frame.dtype()), frame.shape().to_vec(), frame.bytes())
         })
         .collect();
+    // The library writes no valid header for a file without tensors.
     let mut views = Vec::new();
+    if bytes.is_empty() {
+        let nothing = TensorView::new(Dtype::U8, vec![0], &[]);
+        views.push((NOTHING, nothing.map_err(|e| damaged(e.to_string()))?));
+    }
     for (name, dtype, shape, bytes) in &bytes {
         let view = TensorView::new(*dtype, shape.clone(), bytes);
         views.push((name.as_str(), view.map_err(|e| damaged(e.to_string()))?));
@@ -106,6 +111,9 @@ pub fn write_part(folder: &Path, node: &str, part: &Part) -> Result<PartFile, Ch
     write(&path).map_err(io(format!("cannot write {}", path.display())))?;
     Ok(PartFile { file: name, bytes: data.len() as u64, sha256: hex(&Sha256::digest(&data)) })
 }
+
+/// Tensor of no bytes, in parts without tensors.
+const NOTHING: &str = "_";
 
 /// Reads one part and compares it with its entry in the manifest.
 pub fn read_part(folder: &Path, entry: &PartFile) -> Result<Part, CheckpointError> {
@@ -136,7 +144,7 @@ fn parse_part(data: &[u8]) -> Result<Part, String> {
     let (_, metadata) = SafeTensors::read_metadata(data).map_err(|e| e.to_string())?;
     let tensors = SafeTensors::deserialize(data).map_err(|e| e.to_string())?;
     let mut part = Part::default();
-    for (name, view) in tensors.iter() {
+    for (name, view) in tensors.iter().filter(|(name, _)| *name != NOTHING) {
         let dtype = match view.dtype() {
             Dtype::F32 => DType::F32,
             Dtype::BF16 => DType::Bf16,
@@ -170,9 +178,25 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Folder that the parts of a checkpoint are written to before it is committed.
-pub fn aside(folder: &Path, stage: &str, step: u64) -> PathBuf {
-    folder.join(format!(".{}.partial", name(stage, step)))
+/// Folder that the parts of a checkpoint are written to before it is committed. Attempts have
+/// folders of their own, so that what is left of one cannot get into another.
+pub fn aside(folder: &Path, stage: &str, step: u64, attempt: u64) -> PathBuf {
+    folder.join(format!(".{}.{attempt}{PARTIAL}", name(stage, step)))
+}
+
+/// Ending of folders that are not committed.
+const PARTIAL: &str = ".partial";
+
+/// Removes what was never committed, as after a crash.
+pub fn sweep(folder: &Path) -> Result<(), CheckpointError> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with('.') && name.ends_with(PARTIAL) {
+            fs::remove_dir_all(&path).map_err(io(format!("cannot remove {}", path.display())))?;
+        }
+    }
+    Ok(())
 }
 
 /// Name of a checkpoint.
@@ -180,23 +204,29 @@ pub fn name(stage: &str, step: u64) -> String {
     format!("{stage}-{step:08}")
 }
 
-/// Writes the manifest and renames the folder: from now on the checkpoint exists.
-pub fn commit(folder: &Path, manifest: &Manifest) -> Result<PathBuf, CheckpointError> {
-    let aside = aside(folder, &manifest.stage, manifest.step);
+/// Writes the manifest and renames the folder `aside`: from now on the checkpoint exists.
+pub fn commit(
+    folder: &Path,
+    aside: &Path,
+    manifest: &Manifest,
+) -> Result<PathBuf, CheckpointError> {
     let path = aside.join("manifest.json");
     let text = serde_json::to_string_pretty(manifest).expect("a manifest is plain data");
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&path)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        File::open(&aside)?.sync_all()
+        File::open(aside)?.sync_all()
     };
     write().map_err(io(format!("cannot write {}", path.display())))?;
     let done = folder.join(name(&manifest.stage, manifest.step));
     if done.exists() {
-        fs::remove_dir_all(&done).map_err(io(format!("cannot replace {}", done.display())))?;
+        // One that was found damaged: out of the way first, so that no moment has half of each.
+        let old = folder.join(format!(".{}.old{PARTIAL}", name(&manifest.stage, manifest.step)));
+        fs::rename(&done, &old).map_err(io(format!("cannot replace {}", done.display())))?;
+        fs::remove_dir_all(&old).map_err(io(format!("cannot remove {}", old.display())))?;
     }
-    fs::rename(&aside, &done).map_err(io(format!("cannot rename {}", aside.display())))?;
+    fs::rename(aside, &done).map_err(io(format!("cannot rename {}", aside.display())))?;
     File::open(folder)
         .and_then(|f| f.sync_all())
         .map_err(io(format!("cannot sync {}", folder.display())))?;
@@ -234,7 +264,17 @@ pub fn list(folder: &Path) -> Vec<(Manifest, PathBuf)> {
     found
 }
 
-/// Removes all but the newest `keep` checkpoints and what was never committed.
+/// Why folders that look like checkpoints are none.
+pub fn broken(folder: &Path) -> Vec<CheckpointError> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.flatten().map(|entry| entry.path());
+    let shown = |path: &PathBuf| {
+        path.is_dir() && !path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'))
+    };
+    paths.filter(shown).filter_map(|path| read_manifest(&path).err()).collect()
+}
+
+/// Removes all but the newest `keep` checkpoints.
 pub fn prune(folder: &Path, keep: usize) -> Result<(), CheckpointError> {
     let found = list(folder);
     for (_, path) in found.iter().take(found.len().saturating_sub(keep.max(1))) {
@@ -255,7 +295,8 @@ mod tests {
     }
 
     fn write(folder: &Path, step: u64) -> Manifest {
-        let entry = write_part(&aside(folder, "s", step), "n", &part()).unwrap();
+        let aside = aside(folder, "s", step, 0);
+        let entry = write_part(&aside, "n", &part()).unwrap();
         let manifest = Manifest {
             format: FORMAT,
             stage: "s".into(),
@@ -265,7 +306,7 @@ mod tests {
             version: "0".into(),
             parts: BTreeMap::from([("n".into(), entry)]),
         };
-        commit(folder, &manifest).unwrap();
+        commit(folder, &aside, &manifest).unwrap();
         manifest
     }
 
@@ -281,10 +322,37 @@ mod tests {
     }
 
     #[test]
+    fn a_part_without_tensors_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut part = Part::default();
+        for words in [BTreeMap::new(), BTreeMap::from([("cursor".to_owned(), "7".to_owned())])] {
+            part.words = words;
+            let entry = write_part(folder.path(), "n", &part).unwrap();
+            let back = read_part(folder.path(), &entry).unwrap();
+            assert!(back.tensors.is_empty());
+            assert_eq!(back.words, part.words);
+        }
+    }
+
+    #[test]
     fn what_is_not_committed_does_not_exist() {
         let folder = tempfile::tempdir().unwrap();
-        write_part(&aside(folder.path(), "s", 1), "n", &part()).unwrap();
+        write_part(&aside(folder.path(), "s", 1, 0), "n", &part()).unwrap();
         assert!(list(folder.path()).is_empty());
+        sweep(folder.path()).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_checkpoint_may_be_replaced_and_a_broken_manifest_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), 5);
+        let (_, path) = list(folder.path()).pop().unwrap();
+        fs::write(path.join("manifest.json"), "{").unwrap();
+        assert!(list(folder.path()).is_empty());
+        assert!(broken(folder.path())[0].to_string().contains("s-00000005/manifest.json"));
+        write(folder.path(), 5);
+        assert_eq!(list(folder.path()).len(), 1);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use schemas::graph::{Graph, StageGraph};
 use serde::Serialize;
 
-use crate::compose;
+use crate::compose::{self, Extras};
 use crate::plain::Plain;
 
 /// Seconds per step on one side, one number a round.
@@ -115,7 +115,8 @@ fn through_actors(graph: &Graph) -> anyhow::Result<f64> {
     std::fs::create_dir_all(&folder).context("cannot make a folder for the run")?;
     let ends = Arc::new(Mutex::new(Vec::new()));
     let watch = Watch { clock: RealClock::start(), ends: ends.clone() };
-    let outcome = compose::begin_watched(graph.clone(), &folder, vec![Box::new(watch)])?.wait();
+    let extras = Extras { observers: vec![Box::new(watch)], ..Extras::default() };
+    let outcome = compose::begin(graph.clone(), &folder, extras)?.wait();
     std::fs::remove_dir_all(&folder).context("cannot remove the folder of the run")?;
     match outcome? {
         actors::supervisor::Outcome::Done => {}

@@ -2,7 +2,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use actors::node_actor::Factory;
 use anyhow::{Context as _, bail};
+use schemas::checkpoint;
 use schemas::layers::Layer;
 
 use super::run::go;
@@ -20,7 +22,7 @@ pub(crate) struct Args {
 }
 
 /// Reads the resolved experiment of the run and goes on.
-pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args, factory: &Factory) -> anyhow::Result<ExitCode> {
     let file = args.run.join("experiment.yaml");
     let layer = |path: &PathBuf| -> anyhow::Result<Layer> {
         let name = path.display().to_string();
@@ -43,5 +45,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if graph_hash(&checked.graph) != origin.graph {
         bail!("the graph or the curriculum differs from the one that the run began with");
     }
-    go(checked.graph, &args.run)
+    let newest = checkpoint::list(&args.run.join("checkpoints")).pop();
+    if newest.is_some_and(|(manifest, _)| manifest.step >= checked.graph.steps()) {
+        eprintln!("this run is complete: {} steps", checked.graph.steps());
+        return Ok(ExitCode::SUCCESS);
+    }
+    go(checked.graph, &args.run, factory)
 }

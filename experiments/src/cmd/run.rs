@@ -2,11 +2,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use actors::node_actor::Factory;
 use actors::supervisor::Outcome;
 use anyhow::{Context as _, bail};
 use schemas::graph::Graph;
 
-use crate::compose;
+use crate::compose::{self, Extras};
 use crate::origin::Origin;
 use crate::read::{self, Overrides};
 use crate::summary::Summary;
@@ -24,7 +25,7 @@ pub(crate) struct Args {
 }
 
 /// Checks, prepares a run directory, and runs.
-pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args, factory: &Factory) -> anyhow::Result<ExitCode> {
     let checked = match read::experiment(&args.file, &args.overrides)? {
         Ok(checked) => checked,
         Err(problems) => {
@@ -41,18 +42,27 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bail!("{shown} holds a run already; go on with `playhouse resume {shown}`");
     }
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
-    let origin = Origin::of(&checked.graph, &checked.around.base);
+    let here = std::env::current_dir().context("cannot find this folder")?;
+    let base = here.join(&checked.around.base);
+    let origin = Origin::of(&checked.graph, &base);
     let text = serde_json::to_string_pretty(&origin)?;
-    fs::write(out.join("origin.json"), text).context("cannot write origin.json")?;
-    fs::write(out.join("experiment.yaml"), checked.tree.to_yaml())
-        .context("cannot write experiment.yaml")?;
-    go(checked.graph, &out)
+    write(&out, "origin.json", &text)?;
+    write(&out, "experiment.yaml", &checked.tree.to_yaml())?;
+    go(checked.graph, &out, factory)
+}
+
+/// Writes a file that is whole or absent.
+fn write(folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    let (aside, path) = (folder.join(format!(".{name}.partial")), folder.join(name));
+    let written = fs::write(&aside, text).and_then(|()| fs::rename(&aside, &path));
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Runs to the end and prints what came of it.
-pub(crate) fn go(graph: Graph, out: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) fn go(graph: Graph, out: &Path, factory: &Factory) -> anyhow::Result<ExitCode> {
     eprintln!("run directory: {}", out.display());
-    let running = compose::begin(graph, out)?;
+    let extras = Extras { factory: factory.clone(), ..Extras::default() };
+    let running = compose::begin(graph, out, extras)?;
     let interrupt = running.interrupter();
     let mut asked = false;
     ctrlc::set_handler(move || {

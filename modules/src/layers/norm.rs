@@ -3,6 +3,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::{FloatDType, Tensor};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::init::Init;
 
 /// RMSNorm (weight alone) or LayerNorm (weight and bias).
@@ -72,3 +75,25 @@ impl LayerScale {
         (x.cast(FloatDType::F32) * gamma).cast(dtype)
     }
 }
+/// What is done to features before a classifier's matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FeatureNorm {
+    /// LayerNorm: over the channels of a sample, with learned weight and bias.
+    #[default]
+    Layer,
+    /// Over the samples of the microbatch, per channel, without parameters: what all samples have
+    /// in common is taken away, and small differences become large. In the manner of the batch norm
+    /// of MAE's linear probe (He et al. 2022, appendix A.1), but without running statistics: the
+    /// result depends on the other samples of the microbatch, also when it judges.
+    Batch,
+}
+
+/// `[B, D]`: mean 0 and variance 1 per channel over the batch.
+pub fn standardise(x: Tensor<2>) -> Tensor<2> {
+    let x = x.cast(FloatDType::F32);
+    let centred = x.clone() - x.mean_dim(0);
+    let variance = centred.clone().square().mean_dim(0);
+    centred / variance.add_scalar(1e-5).sqrt()
+}
+

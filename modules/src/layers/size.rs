@@ -33,10 +33,13 @@ pub struct SizeOptions {
     /// Channels of the pooled feature.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pooled: Option<usize>,
+    /// Deviation that matrices start with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sigma: Option<f64>,
 }
 
 /// All numbers of an encoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Size {
     /// Pixels per side of a patch.
     pub patch: usize,
@@ -54,12 +57,15 @@ pub struct Size {
     pub pool_heads: usize,
     /// Channels of the pooled feature, P.
     pub pooled: usize,
+    /// Deviation that matrices start with: 0.02 as published, more for narrow models.
+    pub sigma: f64,
 }
 
 impl Size {
     /// Patch 14, tubelet 1, 16 pooling heads, 768 pooled channels.
     pub const fn vit(depth: usize, width: usize, heads: usize, hidden: usize) -> Self {
-        Self { patch: 14, tubelet: 1, width, depth, heads, hidden, pool_heads: 16, pooled: 768 }
+        let (patch, tubelet, pool_heads, pooled, sigma) = (14, 1, 16, 768, 0.02);
+        Self { patch, tubelet, width, depth, heads, hidden, pool_heads, pooled, sigma }
     }
 
     /// For clips of 64 x 64 pixels on a laptop.
@@ -72,6 +78,7 @@ impl Size {
         hidden: 384,
         pool_heads: 4,
         pooled: 96,
+        sigma: 0.1,
     };
 
     /// With the numbers that the options give.
@@ -85,6 +92,7 @@ impl Size {
             hidden: options.hidden.unwrap_or(self.hidden),
             pool_heads: options.pool_heads.unwrap_or(self.pool_heads),
             pooled: options.pooled.unwrap_or(self.pooled),
+            sigma: options.sigma.unwrap_or(self.sigma),
         }
     }
 

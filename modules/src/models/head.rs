@@ -1,4 +1,4 @@
-//! Classifier head: LayerNorm and a linear layer on one vector per clip.
+//! Classifier head: a norm and a linear layer on one vector per clip.
 //!
 //! | port       | dims        | what                  |
 //! |------------|-------------|-----------------------|
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
 use crate::layers::drop_path::dropout;
-use crate::layers::norm::Norm;
+use crate::layers::norm::{FeatureNorm, Norm, standardise};
 use crate::layers::size::{check_classes, check_share, side};
 use crate::rng::Key;
 use crate::tensors::Tensors;
@@ -32,6 +32,9 @@ use crate::tensors::Tensors;
 pub struct Config {
     /// Number of classes.
     pub classes: usize,
+    /// What comes before the matrix.
+    #[serde(default)]
+    pub norm: FeatureNorm,
     /// Dropout between norm and matrix.
     #[serde(default)]
     pub dropout: f64,
@@ -40,8 +43,8 @@ pub struct Config {
 /// The head.
 #[derive(Module, Debug)]
 pub struct Head {
-    /// LayerNorm, ε 1e-5.
-    pub fc_norm: Norm,
+    /// LayerNorm, ε 1e-5; none with `norm: batch`.
+    pub fc_norm: Option<Norm>,
     /// `[D, classes]`.
     pub head: Linear,
     dropout: f64,
@@ -50,7 +53,11 @@ pub struct Head {
 impl Head {
     /// `[B, D]`; returns `[B, classes]`. Dropout is active with a key.
     pub fn forward(&self, features: Tensor<2>, key: Option<&Key>) -> Tensor<2> {
-        self.head.forward(dropout(self.fc_norm.forward(features), self.dropout, key))
+        let features = match &self.fc_norm {
+            Some(norm) => norm.forward(features),
+            None => standardise(features),
+        };
+        self.head.forward(dropout(features, self.dropout, key))
     }
 }
 
@@ -74,7 +81,9 @@ impl Kind for Config {
     fn init(&self, dims: &Dims, init: &Init) -> Head {
         let width = side(dims, "D");
         let head = init.linear(width, self.classes, true, 1000.0);
-        Head { fc_norm: Norm::layer(width, 1e-5, init), head, dropout: self.dropout }
+        let layer = self.norm == FeatureNorm::Layer;
+        let fc_norm = layer.then(|| Norm::layer(width, 1e-5, init));
+        Head { fc_norm, head, dropout: self.dropout }
     }
 
     fn forward(

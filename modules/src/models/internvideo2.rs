@@ -294,6 +294,7 @@ impl Kind for Config {
 
     fn init(&self, dims: &Dims, init: &Init) -> InternVideo2 {
         let size = self.size();
+        let init = &init.with_sigma(size.sigma);
         let blocks = BlocksConfig {
             gelu: self.gelu,
             layer_scale: self.layer_scale,

@@ -233,6 +233,7 @@ impl Kind for Config {
 
     fn init(&self, dims: &Dims, init: &Init) -> VideoMaeV2 {
         let size = self.size();
+        let init = &init.with_sigma(size.sigma);
         let (lattice, width) = (size.cut(dims), size.width);
         let norm = || Norm::layer(width, 1e-6, init);
         let table = FixedTable { lattice, width, side: self.table_side, made: Arc::default() };

@@ -1,4 +1,4 @@
-//! Linear probe: LayerNorm and a linear classifier on frozen features.
+//! Linear probe: a norm and a linear classifier on frozen features.
 //!
 //! | port       | dims  | what                                          |
 //! |------------|-------|-----------------------------------------------|
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
-use crate::layers::norm::Norm;
+use crate::layers::norm::{FeatureNorm, Norm, standardise};
 use crate::layers::size::{check_classes, check_share, side};
 use crate::losses::cross_entropy::{CrossEntropy, accuracy};
 use crate::tensors::Tensors;
@@ -35,13 +35,16 @@ pub struct Config {
     /// Label smoothing.
     #[serde(default)]
     pub smoothing: f64,
+    /// What comes before the matrix.
+    #[serde(default)]
+    pub norm: FeatureNorm,
 }
 
 /// The probe.
 #[derive(Module, Debug)]
 pub struct LinearProbe {
-    /// LayerNorm, ε 1e-5.
-    pub norm: Norm,
+    /// LayerNorm, ε 1e-5; none with `norm: batch`.
+    pub norm: Option<Norm>,
     /// `[D, classes]`.
     pub head: Linear,
 }
@@ -49,7 +52,10 @@ pub struct LinearProbe {
 impl LinearProbe {
     /// `[B, D]`; returns `[B, classes]`.
     pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
-        self.head.forward(self.norm.forward(features))
+        self.head.forward(match &self.norm {
+            Some(norm) => norm.forward(features),
+            None => standardise(features),
+        })
     }
 }
 
@@ -76,7 +82,8 @@ impl Kind for Config {
     fn init(&self, dims: &Dims, init: &Init) -> LinearProbe {
         let width = side(dims, "D");
         let head = init.linear(width, self.classes, true, 1.0);
-        LinearProbe { norm: Norm::layer(width, 1e-5, init), head }
+        let layer = self.norm == FeatureNorm::Layer;
+        LinearProbe { norm: layer.then(|| Norm::layer(width, 1e-5, init)), head }
     }
 
     fn forward(

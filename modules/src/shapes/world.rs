@@ -91,9 +91,12 @@ impl Appearance {
         }
     }
 
-    /// The same look in front of a plain background, without texture and still dots.
+    /// The same look in front of a plain grey background, without texture and still dots. The grey
+    /// is near the mean that videos are normalised with, so that only the shape stands out.
     pub fn without_clutter(self) -> Self {
-        Self { texture: 0, background: 0, dots: Vec::new(), ..self }
+        let mean = [124u8, 116, 104];
+        let shade = [0, 1, 2].map(|channel| mean[channel] - 6 + self.shade[channel] / 16);
+        Self { texture: 0, background: 0, dots: Vec::new(), shade, ..self }
     }
 
     /// The name of its class, such as `red star`.

@@ -1,0 +1,142 @@
+//! A node for tests: it does what its script says and writes down what it is asked.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use schemas::frame::{Frame, Frames};
+use schemas::graph::{Edge, End, Graph, StageGraph, StageNode};
+use schemas::node::{At, Forwarded, Gradients, Measures, Node, NodeError, NodeSpec, Part, Update};
+use schemas::port::Ports;
+
+use crate::clock::{Clock, Moment};
+use crate::node_actor::Factory;
+
+/// What happens before each forward pass.
+pub(crate) type Script = Arc<dyn Fn(&str, At) + Send + Sync>;
+
+/// What nodes were asked, in order.
+pub(crate) type Log = Arc<Mutex<Vec<String>>>;
+
+/// One scalar at every port.
+pub(crate) struct Fake {
+    spec: NodeSpec,
+    outputs: Vec<String>,
+    weight: f32,
+    script: Script,
+    log: Log,
+}
+
+/// A factory of fakes.
+pub(crate) fn factory(script: Script, log: Log) -> Factory {
+    Arc::new(move |spec| {
+        let outputs = serde_json::from_value(spec.options.clone()).expect("names of ports");
+        let (spec, script, log) = (spec.clone(), script.clone(), log.clone());
+        Ok(Box::new(Fake { spec, outputs, weight: 1.0, script, log }))
+    })
+}
+
+impl Fake {
+    fn note(&self, text: String) {
+        self.log.lock().expect("a log").push(text);
+    }
+}
+
+impl Node for Fake {
+    fn forward(&mut self, at: At, inputs: Frames) -> Result<Forwarded, NodeError> {
+        (self.script)(&self.spec.name, at);
+        let sum: f32 = inputs.values().map(|frame| frame.to_f32()[0]).sum();
+        self.note(format!("forward {} {}", at.step, at.microbatch));
+        let value = if inputs.is_empty() { at.step as f32 } else { sum * self.weight };
+        let frame = |port: &String| (port.clone(), Frame::f32([1], [value]));
+        let frames = self.outputs.iter().map(frame).collect();
+        Ok(Forwarded { frames, ..Forwarded::default() })
+    }
+
+    fn backward(&mut self, at: At, gradients: Gradients) -> Result<Frames, NodeError> {
+        let values: Vec<String> =
+            gradients.iter().map(|(port, frame)| format!("{port}={}", frame.to_f32()[0])).collect();
+        self.note(format!("backward {} {} {}", at.step, at.microbatch, values.join(" ")));
+        let frame = |port: &String| (port.clone(), Frame::f32([1], [1.0]));
+        Ok(self.spec.wants.iter().map(frame).collect())
+    }
+
+    fn squared_norm(&mut self) -> Result<f64, NodeError> {
+        Ok(1.0)
+    }
+
+    fn update(&mut self, update: &Update) -> Result<Measures, NodeError> {
+        self.weight *= 1.0 - update.lr as f32;
+        Ok(Measures::new())
+    }
+
+    fn weights(&self) -> Frames {
+        Frames::from([("w".to_owned(), Frame::f32([1], [self.weight]))])
+    }
+
+    fn follow(&mut self, weights: Frames) -> Result<(), NodeError> {
+        self.weight = weights["w"].to_f32()[0];
+        Ok(())
+    }
+
+    fn save(&self) -> Part {
+        Part { tensors: self.weights(), ..Part::default() }
+    }
+
+    fn load(&mut self, part: &Part) -> Result<(), NodeError> {
+        self.follow(part.tensors.clone())
+    }
+
+    fn rewind(&mut self) {}
+}
+
+/// The spec of a fake.
+pub(crate) fn spec(name: &str, wired: &[&str], outputs: &[&str], trains: bool) -> NodeSpec {
+    let wants: &[&str] = if wired == ["x"] { &[] } else { wired };
+    let optimizer = trains.then(|| serde_json::json!({ "lr": 0.01 }));
+    serde_json::from_value(serde_json::json!({
+        "name": name, "kind": "fake", "options": outputs, "dims": {}, "wired": wired,
+        "wants": wants, "backward": !wired.is_empty(), "optimizer": optimizer,
+        "frozen": [], "seed": 0, "device": "none", "precision": "f32", "checkpointing": false,
+        "weights": null, "ema": null,
+    }))
+    .expect("a spec")
+}
+
+/// A source, a node that trains, and a loss.
+pub(crate) fn graph(steps: u64) -> Graph {
+    let node = |spec: NodeSpec| {
+        let (source, name) = (spec.wired.is_empty(), spec.name.clone());
+        let (ports, outputs) = (Ports::default(), BTreeMap::new());
+        (name, StageNode { spec, ports, outputs, host: None, source, fresh: false })
+    };
+    let edge = |from: End, to: End, gradient: bool| Edge { from, to, shape: None, gradient };
+    let stage = StageGraph {
+        name: "only".to_owned(),
+        steps,
+        first_step: 0,
+        accumulate: 2,
+        optimizer: serde_json::from_str(r#"{ "lr": 0.01 }"#).expect("an optimizer"),
+        losses: BTreeMap::from([(End::new("loss", "loss"), 1.0)]),
+        nodes: BTreeMap::from([
+            node(spec("clips", &[], &["x"], false)),
+            node(spec("model", &["x"], &["y"], true)),
+            node(spec("loss", &["y"], &["loss"], false)),
+        ]),
+        edges: vec![
+            edge(End::new("clips", "x"), End::new("model", "x"), false),
+            edge(End::new("model", "y"), End::new("loss", "y"), true),
+        ],
+    };
+    Graph { experiment: schemas::experiment::Experiment::default(), stages: vec![stage] }
+}
+
+/// A clock that is set by hand, in seconds.
+#[derive(Default)]
+pub(crate) struct HandClock(pub(crate) AtomicU64);
+
+impl Clock for HandClock {
+    fn now(&self) -> Moment {
+        Moment::at(self.0.load(Ordering::SeqCst) as f64)
+    }
+}

@@ -1,0 +1,172 @@
+//! Between two steps: checkpoints, the next stage, the end.
+
+use schemas::checkpoint::PartFile;
+
+use super::{Outcome, Phase, Supervisor};
+use crate::assign;
+use crate::message::Order;
+use crate::observer::Happening;
+
+/// Seconds that observers may take to hear of the end.
+const HEARING: f64 = 10.0;
+
+impl Supervisor {
+    /// After a step: a checkpoint when one is due, then the next step, stage or the end.
+    pub(super) fn go_on(&mut self) {
+        let plan = self.plan();
+        let stage_over = self.step >= plan.first_step + plan.steps;
+        let run_over = self.step >= self.charge.graph.steps();
+        let due = self.owed || self.step.is_multiple_of(self.charge.policy.every.max(1));
+        let interrupt = self.interrupt.take();
+        if let Some(cause) = interrupt.clone().filter(|reason| !reason.is_empty()) {
+            return self.end(Outcome::Failed { cause });
+        }
+        if due || stage_over || interrupt.is_some() {
+            self.save();
+        }
+        if self.over() {
+            return;
+        }
+        if run_over {
+            return self.end(Outcome::Done);
+        }
+        if interrupt.is_some() {
+            return self.end(Outcome::Interrupted { step: self.step });
+        }
+        if stage_over {
+            return self.cast(self.stage + 1, self.step, None);
+        }
+        // Only now, so that the checkpoint has their state at this boundary.
+        let over = self.step - 1;
+        for node in self.cast.told.clone() {
+            self.command(&node, Order::Advance(over));
+        }
+        self.grant();
+        self.update_if_ready();
+        self.end_step_if_complete();
+    }
+
+    /// Begins a checkpoint at this boundary; steps go on while it is written.
+    fn save(&mut self) {
+        self.owed = self.charge.checkpointer.busy();
+        if self.owed {
+            return; // the one before is not written yet; the next boundary will do
+        }
+        let bytes = match self.charge.record.sync() {
+            Ok(bytes) => bytes,
+            Err(error) => return self.give_up(error.to_string()),
+        };
+        let step = self.step;
+        let next = self.charge.graph.stage_of(step).unwrap_or(self.stage);
+        let stage = self.charge.graph.stages[next].name.clone();
+        let dirty = self.dirty.clone();
+        match self.charge.checkpointer.begin((&stage, step), bytes, &dirty) {
+            Ok(folder) => {
+                for node in &dirty {
+                    self.command(node, Order::Save { folder: folder.clone(), step });
+                }
+                let roles = assign::roles(&self.charge.graph, self.stage, step);
+                self.dirty = assign::changing(&roles);
+                match self.charge.checkpointer.commit_if_complete() {
+                    Ok(Some(_)) => self.saved(step),
+                    Ok(None) => {}
+                    Err(error) => self.give_up(error.to_string()),
+                }
+            }
+            Err(error) => self.give_up(error.to_string()),
+        }
+    }
+
+    pub(super) fn part_is_written(&mut self, node: &str, step: u64, part: PartFile) {
+        match self.charge.checkpointer.take(node, step, part) {
+            Ok(Some(_)) => self.saved(step),
+            Ok(None) => {}
+            Err(error) => self.give_up(error.to_string()),
+        }
+    }
+
+    fn saved(&mut self, step: u64) {
+        self.tell(Happening::Saved { step });
+        self.finish_if_written();
+    }
+
+    /// Ends once the last checkpoint is on disk.
+    pub(super) fn end(&mut self, outcome: Outcome) {
+        if self.over() {
+            return;
+        }
+        self.phase = Phase::Ending(outcome);
+        self.finish_if_written();
+    }
+
+    fn finish_if_written(&mut self) {
+        let Phase::Ending(outcome) = &self.phase else { return };
+        if self.charge.checkpointer.busy() {
+            return;
+        }
+        // An end that skipped its checkpoint because one was still being written makes it now.
+        let newest = self.charge.checkpointer.newest().map(|(_, m)| m.step);
+        let failed = matches!(outcome, Outcome::Failed { .. });
+        if !failed && newest != Some(self.step) && !self.asked {
+            self.asked = true;
+            return self.save();
+        }
+        let outcome = outcome.clone();
+        self.hear(outcome);
+    }
+
+    /// Lets observers finish; one that finds the last step bad may still say so.
+    pub(super) fn hear(&mut self, outcome: Outcome) {
+        let since = self.charge.clock.now();
+        self.phase = Phase::Hearing { outcome, since };
+        self.tell(Happening::Ended);
+    }
+
+    /// Does not wait for observers for ever.
+    pub(super) fn hear_no_longer(&mut self) {
+        if let Phase::Hearing { since, .. } = self.phase
+            && self.charge.clock.now().since(since) > HEARING
+        {
+            tracing::warn!("an observer did not finish within {HEARING} s");
+            self.close();
+        }
+    }
+
+    /// The end: everyone is dismissed.
+    pub(super) fn close(&mut self) {
+        let Phase::Hearing { outcome, .. } = std::mem::replace(&mut self.phase, Phase::Over) else {
+            return;
+        };
+        if let Err(error) = self.charge.record.sync() {
+            tracing::error!(%error, "the last numbers are not on disk");
+        }
+        self.charge.hosts.dismiss();
+        if self.charge.outcome.send(outcome).is_err() {
+            tracing::error!("nobody waits for the end of the run");
+        }
+    }
+
+    /// A wish to stop; with a reason, the run has failed.
+    pub(super) fn on_interrupt(&mut self, reason: String) {
+        match &mut self.phase {
+            Phase::Ending(outcome) | Phase::Hearing { outcome, .. } => {
+                if !reason.is_empty() && !matches!(outcome, Outcome::Failed { .. }) {
+                    *outcome = Outcome::Failed { cause: reason };
+                }
+            }
+            Phase::Casting { .. } | Phase::Loading { .. }
+                if reason.is_empty() && !self.charge.checkpointer.busy() =>
+            {
+                let step = self.charge.checkpointer.newest().map_or(0, |(_, m)| m.step);
+                self.hear(Outcome::Interrupted { step });
+            }
+            Phase::Over => {}
+            _ => {
+                // The first reason counts; a reason counts more than a person's wish.
+                if self.interrupt.as_ref().is_none_or(String::is_empty) {
+                    self.interrupt = Some(reason);
+                }
+            }
+        }
+    }
+}

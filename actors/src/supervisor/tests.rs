@@ -1,0 +1,190 @@
+//! The supervisor with fake nodes and a clock that is set by hand.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use actix::{Arbiter, System};
+
+use super::*;
+use crate::clock::RealClock;
+use crate::crew::Crew;
+use crate::edge::Directory;
+use crate::fake::{self, HandClock, Script};
+use crate::observer::{Observer, Verdict};
+
+struct Trial {
+    graph: Graph,
+    clock: Arc<dyn Clock>,
+    script: Script,
+    observers: Vec<Box<dyn Observer>>,
+    every: u64,
+}
+
+impl Trial {
+    fn new(steps: u64) -> Self {
+        let clock = Arc::new(RealClock::start());
+        let script: Script = Arc::new(|_, _| {});
+        Self { graph: fake::graph(steps), clock, script, observers: Vec::new(), every: 500 }
+    }
+
+    /// Runs in a folder; gives the outcome and the numbers.
+    fn run(self, folder: &Path) -> (Outcome, String) {
+        let _system = System::new();
+        let late: Arc<Mutex<Option<Addr<Supervisor>>>> = Arc::default();
+        let (for_report, for_stop, for_heard) = (late.clone(), late.clone(), late.clone());
+        let address = |late: &Mutex<Option<Addr<Supervisor>>>| late.lock().unwrap().clone();
+        let report = move |event: Event| {
+            #[expect(clippy::disallowed_methods, reason = "a test")]
+            address(&for_report).unwrap().do_send(event);
+        };
+        let stop = move |reason| {
+            #[expect(clippy::disallowed_methods, reason = "a test")]
+            address(&for_stop).unwrap().do_send(Interrupt { reason });
+        };
+        let heard = move || {
+            #[expect(clippy::disallowed_methods, reason = "a test")]
+            address(&for_heard).unwrap().do_send(Heard);
+        };
+        let audience =
+            Audience { observers: self.observers, stop: Box::new(stop), heard: Box::new(heard) };
+        let audience = Audience::start_in_arbiter(&Arbiter::new().handle(), move |_| audience);
+        let factory = fake::factory(self.script, Arc::default());
+        let crew = Crew::new(factory, Arc::new(report), Directory::default());
+        let (outcome, ended) = crossbeam_channel::bounded(1);
+        let charge = Charge {
+            graph: Arc::new(self.graph),
+            hosts: Hosts::new(crew, BTreeMap::new(), None),
+            record: Record::open(&folder.join("metrics.csv"), 0).unwrap(),
+            checkpointer: Checkpointer::open(&folder.join("checkpoints"), "g", 3).unwrap(),
+            policy: Policy { every: self.every, keep: 3 },
+            audience,
+            outcome,
+            clock: self.clock,
+        };
+        let arbiter = Arbiter::new();
+        let supervisor =
+            Supervisor::start_in_arbiter(&arbiter.handle(), move |_| Supervisor::new(charge));
+        *late.lock().unwrap() = Some(supervisor.clone());
+        #[expect(clippy::disallowed_methods, reason = "a test")]
+        supervisor.do_send(Start);
+        let outcome = ended.recv_timeout(Duration::from_secs(60)).expect("the run ends");
+        (outcome, fs::read_to_string(folder.join("metrics.csv")).unwrap())
+    }
+}
+
+/// Bytes of this process in memory.
+fn resident() -> u64 {
+    let text = fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// Notes what is resident after a step.
+struct Gauge {
+    step: u64,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Observer for Gauge {
+    fn observe(&mut self, happening: &Happening) -> Verdict {
+        if matches!(happening, Happening::Stepped { step, .. } if *step == self.step) {
+            self.bytes.store(resident(), Ordering::SeqCst);
+        }
+        Verdict::GoOn
+    }
+}
+
+#[test]
+fn five_thousand_steps_take_no_more_memory_than_one_thousand() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut trial = Trial::new(5000);
+    let bytes: [Arc<AtomicU64>; 2] = Default::default();
+    for (step, bytes) in [(1000, &bytes[0]), (4999, &bytes[1])] {
+        trial.observers.push(Box::new(Gauge { step, bytes: bytes.clone() }));
+    }
+    let (outcome, numbers) = trial.run(folder.path());
+    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(numbers.lines().filter(|line| line.contains("supervisor,loss")).count(), 5000);
+    let [early, late] = bytes.map(|bytes| bytes.load(Ordering::SeqCst));
+    assert!(late < early + (20 << 20), "{early} bytes, later {late}");
+}
+
+#[test]
+fn failures_that_are_far_apart_do_not_add_up() {
+    let plain = tempfile::tempdir().unwrap();
+    let (_, expected) = Trial::new(20).run(plain.path());
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(HandClock::default());
+    let mut trial = Trial::new(20);
+    (trial.clock, trial.every) = (clock.clone(), 2);
+    trial.graph.experiment.run.max_restarts = 1;
+    let failed = Mutex::new(BTreeSet::new());
+    trial.script = Arc::new(move |node, at| {
+        if node == "model" && at.step % 5 == 4 && failed.lock().unwrap().insert(at.step) {
+            clock.0.fetch_add(400, Ordering::SeqCst); // the window is 300 s
+            panic!("once at step {}", at.step);
+        }
+    });
+    let (outcome, numbers) = trial.run(folder.path());
+    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(numbers, expected);
+}
+
+#[test]
+fn failures_within_the_window_end_the_run_with_the_first_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut trial = Trial::new(20);
+    trial.graph.experiment.run.max_restarts = 1;
+    let count = AtomicU64::new(0);
+    trial.script = Arc::new(move |node, at| {
+        if node == "loss" && at.step == 3 {
+            panic!("number {}", count.fetch_add(1, Ordering::SeqCst));
+        }
+    });
+    let (outcome, _) = trial.run(folder.path());
+    let Outcome::Failed { cause } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(cause, "`loss`: panicked: number 0 (after 1 restart in 300 s)");
+}
+
+#[test]
+fn a_node_that_hangs_is_named_after_the_deadline() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(HandClock::default());
+    let mut trial = Trial::new(20);
+    trial.clock = clock.clone();
+    trial.graph.experiment.run.max_restarts = 0;
+    trial.script = Arc::new(move |node, at| {
+        if node == "model" && at.step == 3 {
+            loop {
+                clock.0.fetch_add(601, Ordering::SeqCst);
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+        }
+    });
+    let (outcome, _) = trial.run(folder.path());
+    let Outcome::Failed { cause } = outcome else { panic!("{outcome:?}") };
+    assert!(cause.contains("no progress for 600 s; waiting for"), "{cause}");
+    assert!(cause.contains("`model`"), "{cause}");
+}
+
+/// Stops the run at its last step.
+struct Objector(u64);
+
+impl Observer for Objector {
+    fn observe(&mut self, happening: &Happening) -> Verdict {
+        match happening {
+            Happening::Stepped { step, .. } if *step == self.0 => Verdict::Stop("no".to_owned()),
+            _ => Verdict::GoOn,
+        }
+    }
+}
+
+#[test]
+fn an_observer_may_object_to_the_last_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut trial = Trial::new(8);
+    trial.observers.push(Box::new(Objector(7)));
+    let (outcome, _) = trial.run(folder.path());
+    assert_eq!(outcome, Outcome::Failed { cause: "no".to_owned() });
+}
