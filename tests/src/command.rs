@@ -37,7 +37,7 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a crate of a workspace").to_owned()
 }
 
-/// Runs `program`, the command of this crate, in a folder. Variables that set values are removed.
+/// Runs `program`, the command built with the tests, in a folder. Variables that set values are removed.
 pub fn playhouse(program: &str, folder: &Path, arguments: &[&str]) -> Ran {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PLAYHOUSE_")) {

@@ -158,11 +158,12 @@ fn every_kind_has_a_port_table_and_tests() {
 #[test]
 fn every_kind_and_observer_is_named_in_the_docs() {
     let pages: Vec<String> = files("docs", "md").iter().map(|file| read(file)).collect();
-    let named = |name: &str| pages.iter().any(|page| page.contains(&format!("`{name}`")));
-    let kinds = modules::REGISTRY.iter().map(|(kind, _, _)| (*kind).to_owned());
-    let observers = actors::OBSERVERS.iter().map(|(name, _, _)| (*name).to_owned());
-    let missing: Vec<String> = kinds.chain(observers).filter(|name| !named(name)).collect();
-    assert!(missing.is_empty(), "name these in docs/src/kinds.md: {missing:?}");
+    let kinds = modules::REGISTRY.iter().map(|(kind, about, _)| (*kind, *about));
+    let observers = actors::OBSERVERS.iter().map(|(name, about, _)| (*name, *about));
+    let rows = kinds.chain(observers).map(|(name, about)| format!("| `{name}` | {about} |"));
+    let missing: Vec<String> =
+        rows.filter(|row| !pages.iter().any(|page| page.contains(row))).collect();
+    assert!(missing.is_empty(), "write in docs/src/kinds.md:\n{}", missing.join("\n"));
 }
 
 #[test]

@@ -7,11 +7,11 @@ use std::path::Path;
 use tests::command::{Ran, experiments, playhouse, root};
 
 fn run(arguments: &[&str]) -> Ran {
-    playhouse(env!("CARGO_BIN_EXE_tests"), &root(), arguments)
+    playhouse(env!("CARGO_BIN_EXE_playhouse-test"), &root(), arguments)
 }
 
 fn run_in(folder: &Path, arguments: &[&str]) -> Ran {
-    playhouse(env!("CARGO_BIN_EXE_tests"), folder, arguments)
+    playhouse(env!("CARGO_BIN_EXE_playhouse-test"), folder, arguments)
 }
 
 fn snapshot(name: &str, text: &str) {

@@ -38,7 +38,7 @@ fn quick_commands_of_the_book_work() {
             if *program != "playhouse" || !QUICK.contains(command) {
                 continue;
             }
-            let done = playhouse(env!("CARGO_BIN_EXE_tests"), &root(), &words[1..]);
+            let done = playhouse(env!("CARGO_BIN_EXE_playhouse-test"), &root(), &words[1..]);
             assert_eq!(done.code, 0, "{}: {line}\n{}", file.display(), done.shown());
             ran += 1;
         }
@@ -47,8 +47,16 @@ fn quick_commands_of_the_book_work() {
 }
 
 #[test]
+fn the_first_run_by_hand_is_the_demo() {
+    let demo = fs::read_to_string(root().join("tools/demo.sh")).unwrap();
+    let line = demo.lines().find_map(|line| line.strip_prefix("\"$playhouse\" data "));
+    let by_hand = format!("playhouse data {}\n", line.expect("the demo makes data"));
+    assert!(page("first_run.md").contains(&by_hand), "docs/src/first_run.md: {by_hand}");
+}
+
+#[test]
 fn every_command_of_the_book_exists() {
-    let help = playhouse(env!("CARGO_BIN_EXE_tests"), &root(), &["--help"]).done();
+    let help = playhouse(env!("CARGO_BIN_EXE_playhouse-test"), &root(), &["--help"]).done();
     let known: Vec<&str> = help.lines().filter_map(|line| line.split_whitespace().next()).collect();
     for (file, page) in pages() {
         for line in blocks(&page, "sh").iter().flat_map(|block| block.lines()) {
@@ -71,8 +79,11 @@ fn whole_experiments_of_the_book_check() {
             // Weights that a page only names are not there.
             let text = block.replace(", weights: semantic.safetensors", "");
             fs::write(folder.path().join("page.yaml"), text).unwrap();
-            let ran =
-                playhouse(env!("CARGO_BIN_EXE_tests"), folder.path(), &["check", "page.yaml"]);
+            let ran = playhouse(
+                env!("CARGO_BIN_EXE_playhouse-test"),
+                folder.path(),
+                &["check", "page.yaml"],
+            );
             assert_eq!(ran.code, 0, "{}: {}", file.display(), ran.shown());
             checked += 1;
         }
@@ -188,7 +199,8 @@ fn the_module_of_the_book_trains_as_a_node() {
 #[test]
 fn the_data_set_of_the_book_gives_equal_frames_for_equal_steps() {
     let options = json!({ "batch": 2, "frames": 4, "size": 8 });
-    assert!(gratings::ENTRY.source);
+    let ports = (gratings::ENTRY.ports)(&(gratings::ENTRY.resolve)(&options).unwrap(), &[]);
+    assert!(ports.inputs.is_empty() && ports.find_output("direction").is_some());
     let mut node = make(&gratings::ENTRY, options, json!({}), [&[], &[]]);
     let mut step = |step| {
         let at = At { step, ..At::default() };

@@ -5,15 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use experiments::read::{self, Overrides};
-use modules::shapes;
 use tests::command::{experiments, playhouse, root};
 
-/// A folder with `data/shapes`, as the experiments name it.
-fn data() -> tempfile::TempDir {
+/// A folder with a small `data/shapes`, made with the options that the experiment's header names.
+fn data(text: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let options =
-        shapes::Options { train: 16, test: 16, untrimmed: 0, ..shapes::Options::default() };
-    shapes::generate(&folder.path().join("data/shapes"), &options, &|_, _| {}).unwrap();
+    let command = text.split('`').find_map(|code| code.strip_prefix("playhouse data shapes "));
+    let words = command.unwrap_or("data/shapes").split_whitespace();
+    let few = ["--train", "16", "--test", "16", "--untrimmed", "0"];
+    let arguments: Vec<&str> = ["data", "shapes"].into_iter().chain(words).chain(few).collect();
+    playhouse(env!("CARGO_BIN_EXE_playhouse-test"), folder.path(), &arguments).done();
     folder
 }
 
@@ -52,16 +53,16 @@ fn laptop() -> Vec<PathBuf> {
 
 #[test]
 fn every_laptop_experiment_runs_two_steps_of_each_stage() {
-    let data = data();
     let files = laptop();
     assert!(files.len() >= 3, "{files:?}");
     for file in files {
         let path = root().join(&file);
+        let data = data(&fs::read_to_string(&path).unwrap());
         let out = file.file_stem().unwrap().to_str().unwrap().to_owned();
         let set = small(&path);
         let mut arguments = vec!["run", path.to_str().unwrap(), "--out", &out];
         arguments.extend(set.iter().flat_map(|value| ["--set", value.as_str()]));
-        let ran = playhouse(env!("CARGO_BIN_EXE_tests"), data.path(), &arguments);
+        let ran = playhouse(env!("CARGO_BIN_EXE_playhouse-test"), data.path(), &arguments);
         assert_eq!(ran.code, 0, "{}: {}", file.display(), ran.shown());
         let overrides = Overrides { set, ..Overrides::default() };
         let checked = read::experiment(&path, &overrides).unwrap().unwrap();

@@ -111,7 +111,7 @@ mod tests {
         let (dims, device) = (Dims::from([("D".to_owned(), 4)]), Device::flex());
         let head = config.init(&dims, &Init::new(1, "head", &device));
         let features = Tensor::<2>::from_data([[1.0, -2.0, 3.0, 0.5]], &device);
-        let scores = head.forward(features, None).into_data().to_vec::<f32>().unwrap();
+        let scores = head.forward(features, None).into_data().try_to_vec::<f32>().unwrap();
         assert!(scores.len() == 3 && scores.iter().all(|score| score.abs() < 1e-2), "{scores:?}");
     }
 }

@@ -114,7 +114,7 @@ mod tests {
         let probe = config.init(&dims, &Init::new(1, "probe", &device));
         let scores = |scale: f64| {
             let features = Tensor::<2>::from_data([[10.0, -20.0, 30.0, 5.0]], &device);
-            probe.forward(features.mul_scalar(scale)).into_data().to_vec::<f32>().unwrap()
+            probe.forward(features.mul_scalar(scale)).into_data().try_to_vec::<f32>().unwrap()
         };
         let (one, ten) = (scores(1.0), scores(10.0));
         assert!(one.iter().zip(&ten).all(|(a, b)| (a - b).abs() < 1e-5), "{one:?}, {ten:?}");

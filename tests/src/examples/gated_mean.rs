@@ -64,7 +64,7 @@ impl Kind for Config {
     }
 
     fn check(&self, _: &Dims) -> Vec<OptionProblem> {
-        let wrong = !(self.temperature > 0.0);
+        let wrong = self.temperature.is_nan() || self.temperature <= 0.0;
         let message = format!("`temperature` is {}, but must be above 0", self.temperature);
         let problem = OptionProblem::new("temperature", message, "write, for example, 1.0");
         if wrong { vec![problem] } else { Vec::new() }
@@ -99,7 +99,7 @@ mod tests {
         let dims = Dims::from([("D".to_owned(), 2)]);
         let module = config.init(&dims, &Init::new(1, "pool", &device));
         let tokens = Tensor::<3>::from_data([[[1.0, 2.0], [3.0, 6.0]]], &device);
-        let pooled = module.forward(tokens).into_data().to_vec::<f32>().unwrap();
+        let pooled = module.forward(tokens).into_data().try_to_vec::<f32>().unwrap();
         assert!((pooled[0] - 2.0).abs() < 1e-5 && (pooled[1] - 4.0).abs() < 1e-5, "{pooled:?}");
     }
 }

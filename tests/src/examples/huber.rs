@@ -67,7 +67,7 @@ impl Kind for Config {
     }
 
     fn check(&self, _: &Dims) -> Vec<OptionProblem> {
-        let wrong = !(self.delta > 0.0);
+        let wrong = self.delta.is_nan() || self.delta <= 0.0;
         let message = format!("`delta` is {}, but must be above 0", self.delta);
         let problem = OptionProblem::new("delta", message, "write, for example, 1.0");
         if wrong { vec![problem] } else { Vec::new() }
