@@ -24,6 +24,7 @@ use trouble::{Trouble, guarded};
 use crate::checkpointer::Job;
 use crate::edge::Directory;
 use crate::message::{Assignment, Command, Event, Generation, Load, Order, Parcel, Pass, What};
+use crate::step::next;
 
 /// Makes nodes from their specs.
 pub type Factory = Arc<dyn Fn(&NodeSpec) -> Result<Box<dyn Node>, NodeError> + Send + Sync>;
@@ -389,15 +390,6 @@ impl Handler<Parcel> for NodeActor {
         if let Err(error) = self.take(parcel) {
             self.fail(&error);
         }
-    }
-}
-
-/// The microbatch after this one.
-fn next(at: At, accumulate: u32) -> At {
-    if at.microbatch + 1 < accumulate {
-        At { microbatch: at.microbatch + 1, ..at }
-    } else {
-        At { step: at.step + 1, microbatch: 0, ..at }
     }
 }
 
