@@ -119,8 +119,8 @@ impl Checkpointer {
     pub fn step_back(&mut self) -> bool {
         let Some((_, damaged)) = self.last.take() else { return false };
         let found = checkpoint::list(&self.folder).into_iter();
-        let older = found.filter(|(m, _)| m.step < damaged.step && m.graph == self.graph);
-        self.last = older.last().map(|(manifest, path)| (path, manifest));
+        let mut older = found.filter(|(m, _)| m.step < damaged.step && m.graph == self.graph);
+        self.last = older.next_back().map(|(manifest, path)| (path, manifest));
         self.last.is_some()
     }
 

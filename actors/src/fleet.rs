@@ -2,6 +2,7 @@
 
 mod news;
 mod private;
+mod wiring;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,9 +20,8 @@ use schemas::experiment::{HostConfig, TransportConfig};
 use crate::agent::{PARAMETERS, SUPERVISOR, Ticket};
 use crate::clock::{Clock as _, Moment, RealClock};
 use crate::edge::Directory;
-use crate::edges::remote::Remote as RemoteEdge;
 use crate::hosts::{HostError, Remote};
-use crate::letter::{self, Letter, VERSION};
+use crate::letter::{self, Letter};
 use crate::message::{Command, Generation};
 use crate::node_actor::Reporter;
 use crate::transport::{Address, Keys, Options, PeerName, PublicKey, Transport, TransportError};
@@ -247,87 +247,6 @@ impl Fleet {
             }
         }
         None
-    }
-
-    /// Waits until every agent has joined.
-    fn wait_for_all(&mut self) -> Result<(), HostError> {
-        let deadline = self.deadline();
-        loop {
-            let late = self.agents.iter().find(|(_, a)| a.addresses.is_empty());
-            let Some(late) = late.map(|(host, _)| host.clone()) else { return Ok(()) };
-            let News::Joined { process, version, addresses } = self.next_news(&late, deadline)?
-            else {
-                continue;
-            };
-            let Some(host) = self.host_of(&process) else { continue };
-            if version != VERSION {
-                let reason = format!("it speaks version {version}, this is {VERSION}");
-                return Err(HostError::Absent { host, reason });
-            }
-            if let Some(agent) = self.agents.get_mut(&host) {
-                agent.addresses = addresses;
-            }
-        }
-    }
-
-    /// Tells every agent where everyone is, and waits until they have reached each other. Keys
-    /// are admitted everywhere before anyone connects.
-    fn wire(&mut self, generation: Generation) -> Result<(), HostError> {
-        let names: Vec<String> = self.agents.keys().cloned().collect();
-        for name in &names {
-            let place = |node: &String| {
-                let host = self.setup.place.get(node);
-                let process = host.map_or(SUPERVISOR, |host| &self.agents[host].process);
-                (node.clone(), process.to_owned())
-            };
-            let nodes = self.setup.nodes.iter();
-            let elsewhere = nodes.filter(|node| self.setup.place.get(*node) != Some(name));
-            let places = elsewhere.map(place).collect();
-            let allow = self.agents.iter().filter(|(other, _)| *other != name);
-            let allow = allow.filter_map(|(_, a)| Some((a.process.clone(), a.public?))).collect();
-            self.tell(name, &Letter::Wire { generation, places, allow })?;
-        }
-        self.wait_until_all(
-            |news| matches!(news, News::Open { generation: g, .. } if *g == generation),
-        )?;
-        for (index, name) in names.iter().enumerate() {
-            let to = names[..index].iter().filter_map(|other| {
-                let there = &self.agents[other];
-                Some((there.process.clone(), (self.address_between(name, other)?, there.public)))
-            });
-            let to = to.collect();
-            self.tell(name, &Letter::Connect { to })?;
-        }
-        self.wait_until_all(
-            |news| matches!(news, News::Wired { generation: g, .. } if *g == generation),
-        )
-    }
-
-    /// Waits for the same news of every agent.
-    fn wait_until_all(&mut self, wanted: impl Fn(&News) -> bool) -> Result<(), HostError> {
-        let deadline = self.deadline();
-        let mut waiting: BTreeSet<String> = self.agents.keys().cloned().collect();
-        while let Some(late) = waiting.first().cloned() {
-            let news = self.next_news(&late, deadline)?;
-            if wanted(&news)
-                && let Some(host) = self.host_of(news.process())
-            {
-                waiting.remove(&host);
-            }
-        }
-        Ok(())
-    }
-
-    /// Ways of this process to all nodes elsewhere.
-    fn own_ways(&self) -> Result<(), HostError> {
-        for (node, host) in &self.setup.place {
-            let peer = PeerName::new(&self.agents[host].process).map_err(|error| {
-                HostError::Absent { host: host.clone(), reason: error.to_string() }
-            })?;
-            let edge = RemoteEdge { peer, transport: self.transport.clone() };
-            self.setup.directory.set(node, Arc::new(edge));
-        }
-        Ok(())
     }
 
     /// Where one agent reaches another: shared memory when both may use it, else TCP.

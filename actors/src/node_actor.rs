@@ -7,51 +7,24 @@
 
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actix::{Actor, ActorContext, Context, Handler};
 use crossbeam_channel::Sender;
-use schemas::checkpoint::{self, CheckpointError, PartFile};
+use schemas::checkpoint::{self, PartFile};
 use schemas::frame::{Frame, Frames};
 use schemas::graph::{End, WEIGHTS};
 use schemas::node::{At, Gradients, Node, NodeError, NodeSpec, Part, Update};
+use trouble::{Trouble, guarded};
 
 use crate::checkpointer::Job;
-use crate::edge::{Directory, EdgeError};
+use crate::edge::Directory;
 use crate::message::{Assignment, Command, Event, Generation, Load, Order, Parcel, Pass, What};
-
-/// What keeps a node from going on.
-#[derive(Debug, thiserror::Error)]
-enum Trouble {
-    #[error(transparent)]
-    Node(#[from] NodeError),
-    #[error("edge from `{port}`: {error}")]
-    Edge { port: End, error: EdgeError },
-    #[error(transparent)]
-    Damaged(#[from] CheckpointError),
-}
-
-impl Trouble {
-    /// Whether trying again cannot help. A lost peer is not final: it is made again.
-    fn is_final(&self) -> bool {
-        match self {
-            Self::Node(error) => matches!(
-                error,
-                NodeError::Option { .. }
-                    | NodeError::Weights { .. }
-                    | NodeError::Device { .. }
-                    | NodeError::State { .. }
-                    | NodeError::Data { .. }
-            ),
-            Self::Edge { error, .. } => matches!(error, EdgeError::Full { .. }),
-            Self::Damaged(_) => true,
-        }
-    }
-}
+use crate::step::next;
 
 /// Makes nodes from their specs.
 pub type Factory = Arc<dyn Fn(&NodeSpec) -> Result<Box<dyn Node>, NodeError> + Send + Sync>;
@@ -420,27 +393,9 @@ impl Handler<Parcel> for NodeActor {
     }
 }
 
-/// The microbatch after this one.
-fn next(at: At, accumulate: u32) -> At {
-    if at.microbatch + 1 < accumulate {
-        At { microbatch: at.microbatch + 1, ..at }
-    } else {
-        At { step: at.step + 1, microbatch: 0, ..at }
-    }
-}
-
 /// A new stage begins with fresh moments.
 fn without_optimizer(mut part: Part) -> Part {
     part.tensors.retain(|name, _| !name.starts_with("adamw."));
     part.words.retain(|name, _| !name.starts_with("adamw."));
     part
-}
-
-/// Runs compute; a panic becomes an error with its text.
-fn guarded<T>(work: impl FnOnce() -> Result<T, NodeError>) -> Result<T, NodeError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let message = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-        Err(NodeError::Panic { message: message.unwrap_or_else(|| "without a text".to_owned()) })
-    })
 }

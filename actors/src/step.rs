@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemas::node::Measures;
+use schemas::node::{At, Measures};
 
 /// Who takes part in the steps of a stage.
 #[derive(Debug, Default)]
@@ -109,6 +109,15 @@ impl StepState {
             }
         }
         numbers.into_iter().map(|((node, metric), value)| (node, metric, value)).collect()
+    }
+}
+
+/// The microbatch after this one.
+pub(crate) fn next(at: At, accumulate: u32) -> At {
+    if at.microbatch + 1 < accumulate {
+        At { microbatch: at.microbatch + 1, ..at }
+    } else {
+        At { step: at.step + 1, microbatch: 0, ..at }
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message};
 use schemas::checkpoint::Manifest;
-use schemas::graph::{End, Graph, StageGraph};
+use schemas::graph::{Graph, StageGraph};
 use schemas::node::{At, Notice, Update};
 
 use crate::assign;
@@ -26,7 +26,7 @@ use crate::clock::{Clock, Moment};
 use crate::hosts::Hosts;
 use crate::message::{Assignment, Command, Event, Generation, Order, What};
 use crate::observer::{Audience, Happening};
-use crate::record::{Record, Row};
+use crate::record::Record;
 use crate::step::{Cast, StepState};
 
 /// Name that the supervisor's own numbers carry.
@@ -281,29 +281,6 @@ impl Supervisor {
         self.tell(Happening::Stepped { stage: self.plan().name.clone(), step, rows });
         self.step += 1;
         self.go_on();
-    }
-
-    fn rows(&self, step: u64, state: &StepState) -> Vec<Row> {
-        let plan = self.plan();
-        let row = |node: &str, metric: &str, value: f64| Row {
-            stage: plan.name.clone(),
-            step,
-            node: node.to_owned(),
-            metric: metric.to_owned(),
-            value,
-        };
-        let numbers = state.numbers();
-        let weighted = |(node, metric, value): &(String, String, f64)| {
-            Some(plan.losses.get(&End::new(node, metric))? * value)
-        };
-        let total: f64 = numbers.iter().filter_map(weighted).sum();
-        let mut rows: Vec<Row> = numbers.iter().map(|(n, m, v)| row(n, m, *v)).collect();
-        if let (Some(norm), Some(optimizer)) = (state.norm(&self.cast.trained), &plan.optimizer) {
-            rows.push(row(SELF, "gradient_norm", norm));
-            rows.push(row(SELF, "lr", optimizer.lr_at(step - plan.first_step, plan.steps)));
-        }
-        rows.push(row(SELF, "loss", total));
-        rows
     }
 
     fn on_event(&mut self, node: String, what: What) {

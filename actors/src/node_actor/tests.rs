@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 
 use super::*;
 use crate::checkpointer::start_writer;
-use crate::edge::Edge;
+use crate::edge::{Edge, EdgeError};
 use crate::fake::{self, Log};
 use crate::message::Consumer;
 

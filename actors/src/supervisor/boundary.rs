@@ -1,16 +1,43 @@
 //! Between two steps: checkpoints, the next stage, the end.
 
 use schemas::checkpoint::PartFile;
+use schemas::graph::End;
 
-use super::{Outcome, Phase, Supervisor};
+use super::{Outcome, Phase, SELF, Supervisor};
 use crate::assign;
 use crate::message::Order;
 use crate::observer::Happening;
+use crate::record::Row;
+use crate::step::StepState;
 
 /// Seconds that observers may take to hear of the end.
 const HEARING: f64 = 10.0;
 
 impl Supervisor {
+    /// The numbers of a step, in one order.
+    pub(super) fn rows(&self, step: u64, state: &StepState) -> Vec<Row> {
+        let plan = self.plan();
+        let row = |node: &str, metric: &str, value: f64| Row {
+            stage: plan.name.clone(),
+            step,
+            node: node.to_owned(),
+            metric: metric.to_owned(),
+            value,
+        };
+        let numbers = state.numbers();
+        let weighted = |(node, metric, value): &(String, String, f64)| {
+            Some(plan.losses.get(&End::new(node, metric))? * value)
+        };
+        let total: f64 = numbers.iter().filter_map(weighted).sum();
+        let mut rows: Vec<Row> = numbers.iter().map(|(n, m, v)| row(n, m, *v)).collect();
+        if let (Some(norm), Some(optimizer)) = (state.norm(&self.cast.trained), &plan.optimizer) {
+            rows.push(row(SELF, "gradient_norm", norm));
+            rows.push(row(SELF, "lr", optimizer.lr_at(step - plan.first_step, plan.steps)));
+        }
+        rows.push(row(SELF, "loss", total));
+        rows
+    }
+
     /// After a step: a checkpoint when one is due, then the next step, stage or the end.
     pub(super) fn go_on(&mut self) {
         let plan = self.plan();
