@@ -40,6 +40,7 @@ enum Command {
     Keys(cmd::keys::Args),
     Data(cmd::data::Args),
     Bench(cmd::bench::Args),
+    Weights(cmd::weights::Args),
 }
 
 /// Runs the command line. Exit codes: 0 done, 1 the work failed, 2 usage or unreadable input,
@@ -68,6 +69,7 @@ pub fn main_with(factory: &Factory) -> ExitCode {
         Command::Agent(args) => cmd::agent::run(&args, factory),
         Command::Keys(args) => cmd::keys::run(&args),
         Command::Data(args) => cmd::data::run(&args),
+        Command::Weights(args) => cmd::weights::run(&args),
         Command::Bench(args) => cmd::bench::run(&args),
     };
     outcome.unwrap_or_else(|error| {

@@ -46,8 +46,8 @@ impl Summary {
     /// Reads the record of a run.
     pub fn of(run: &Path, outcome: &str) -> anyhow::Result<Self> {
         let path = run.join("metrics.csv");
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut stages: Vec<(String, Values)> = Vec::new();
         for line in text.lines().skip(1) {
             let fields: Vec<&str> = line.split(',').collect();

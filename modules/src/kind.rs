@@ -161,7 +161,12 @@ fn count<K: Kind>(spec: &NodeSpec) -> Count {
     let Ok(kind) = read::<K>(spec) else { return Count::default() };
     let device = crate::device::host();
     let module = kind.init(&spec.dims, &Init::new(spec.seed, &spec.name, &device));
-    Count { parameters: parameters::count(&module), flops: kind.flops(&spec.dims) }
+    let listed = parameters::list(&module);
+    let of = |only: &str| -> u64 {
+        let chosen = listed.iter().filter(|p| p.path.starts_with(only));
+        chosen.map(|p| p.shape.iter().product::<usize>() as u64).sum()
+    };
+    Count { parameters: of(""), blocks: of("blocks."), flops: kind.flops(&spec.dims) }
 }
 
 fn check_weights<K: Kind>(spec: &NodeSpec) -> Result<(), NodeError> {
@@ -169,6 +174,13 @@ fn check_weights<K: Kind>(spec: &NodeSpec) -> Result<(), NodeError> {
     let device = crate::device::host();
     let module = kind.init(&spec.dims, &Init::new(spec.seed, &spec.name, &device));
     weights::check(&kind, &module, file)
+}
+
+fn export<K: Kind>(spec: &NodeSpec, part: &Part, file: &std::path::Path) -> Result<(), NodeError> {
+    let kind = read::<K>(spec)?;
+    let device = crate::device::host();
+    let module = kind.init(&spec.dims, &Init::new(spec.seed, &spec.name, &device));
+    weights::export(&kind, &module, part, file)
 }
 
 /// The entry of a kind with a module. `about` is the text of its file.
@@ -180,6 +192,7 @@ pub const fn entry<K: Kind>(about: &'static str) -> Entry {
         check: |value, dims| options::<K>(value).check(dims),
         count: count::<K>,
         check_weights: check_weights::<K>,
+        export: export::<K>,
         build: build::<K>,
         about,
         source: false,
@@ -193,8 +206,12 @@ pub const fn host<H: Host>(about: &'static str) -> Entry {
         resolve: resolve::<H>,
         ports: |value, wired| options::<H>(value).ports(wired),
         check: |value, dims| options::<H>(value).check(dims),
-        count: |_| Count { parameters: 0, flops: 0 },
+        count: |_| Count::default(),
         check_weights: |_| Ok(()),
+        export: |spec, _, _| {
+            let reason = format!("`{}` has no parameters to export", spec.kind);
+            Err(NodeError::State { reason })
+        },
         build: build_host::<H>,
         about,
         source: false,

@@ -171,11 +171,14 @@ impl AnyTensor {
         each!(self, t => t.to_device(device).into())
     }
 
-    /// Sum of squares, accumulated in f32 on the device.
+    /// Sum of squares, accumulated in f32 on the device, row by row: the backend's sum over a whole
+    /// large tensor adds its pieces in the order in which threads finish them.
     pub fn squared_norm(&self) -> f64 {
         each_float!(self, t => {
-            let sum = t.clone().cast(FloatDType::F32).square().sum();
-            f64::from(sum.into_scalar::<f32>())
+            let squares = t.clone().cast(FloatDType::F32).square();
+            let (first, all) = (t.dims()[0].max(1), t.shape().num_elements());
+            let rows = squares.reshape([first, all / first]).sum_dim(1);
+            f64::from(rows.sum().into_scalar::<f32>())
         }, _other => 0.0)
     }
 

@@ -12,7 +12,7 @@ use burn::module::Module;
 use burn::tensor::{DType as BurnDType, Device, TensorData};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
-use schemas::node::NodeError;
+use schemas::node::{NodeError, Part};
 
 use crate::kind::Kind;
 use crate::parameters::{self, Parameter};
@@ -117,6 +117,41 @@ fn match_keys<M: Module>(
 
 fn is_float(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
+}
+
+/// Writes the parameters of a saved state in the key layout of the public checkpoints.
+pub fn export<K: Kind>(
+    kind: &K,
+    module: &K::Module,
+    part: &Part,
+    file: &Path,
+) -> Result<(), NodeError> {
+    let name = file.display().to_string();
+    let fail = |reason: String| NodeError::Weights { file: name.clone(), reason };
+    let mut tensors = Vec::new();
+    for parameter in parameters::list(module) {
+        let saved = format!("parameter.{}", parameter.path);
+        let frame = part.tensors.get(&saved);
+        let frame = frame.ok_or_else(|| fail(format!("the saved state has no `{saved}`")))?;
+        let mut values = frame.to_f32();
+        if parameter.linear {
+            let [inputs, outputs] = [parameter.shape[0], parameter.shape[1]];
+            let at = |i: usize| values[(i % inputs) * outputs + i / inputs];
+            values = (0..inputs * outputs).map(at).collect();
+        }
+        let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+        tensors.push((kind.key(&parameter.path), parameter.file_shape(), bytes));
+    }
+    let mut views = Vec::new();
+    for (key, shape, bytes) in &tensors {
+        let view = safetensors::tensor::TensorView::new(Dtype::F32, shape.clone(), bytes);
+        views.push((key.as_str(), view.map_err(|error| fail(format!("`{key}`: {error}")))?));
+    }
+    let data = safetensors::serialize(views, None).map_err(|error| fail(error.to_string()))?;
+    let aside = file.with_extension("partial");
+    std::fs::write(&aside, data)
+        .and_then(|()| std::fs::rename(&aside, file))
+        .map_err(|error| fail(format!("cannot be written: {error}")))
 }
 
 /// Loads tensors into a module, with `key` naming each parameter path.

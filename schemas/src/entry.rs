@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::dims::Dims;
-use crate::node::{Node, NodeError, NodeSpec};
+use crate::node::{Node, NodeError, NodeSpec, Part};
 use crate::port::Ports;
 
 /// A problem with a kind's options.
@@ -43,6 +43,8 @@ pub fn read_options<T: DeserializeOwned>(options: &Value) -> Result<T, OptionPro
 pub struct Count {
     /// All parameters.
     pub parameters: u64,
+    /// Those of the blocks alone, as published sizes often count.
+    pub blocks: u64,
     /// Floating point operations of one forward pass, multiply and add counted apart; 0 when
     /// the kind does not say.
     pub flops: u64,
@@ -64,6 +66,8 @@ pub struct Entry {
     pub count: fn(&NodeSpec) -> Count,
     /// Compares a weights file with the parameters, without making or reading them.
     pub check_weights: fn(&NodeSpec) -> Result<(), NodeError>,
+    /// Writes the parameters of a saved state as a weights file with the keys that people have.
+    pub export: fn(&NodeSpec, &Part, &std::path::Path) -> Result<(), NodeError>,
     /// Makes the node, with parameters drawn or loaded.
     pub build: fn(&NodeSpec) -> Result<Box<dyn Node>, NodeError>,
     /// Text of the file that defines the kind, for `playhouse explain`.

@@ -49,13 +49,8 @@ mod tests {
     use crate::record::Row;
 
     fn stepped(value: f64) -> Happening {
-        let row = Row {
-            stage: "s".into(),
-            step: 4,
-            node: "align".into(),
-            metric: "loss".into(),
-            value,
-        };
+        let row =
+            Row { stage: "s".into(), step: 4, node: "align".into(), metric: "loss".into(), value };
         Happening::Stepped { stage: "s".into(), step: 4, rows: vec![row] }
     }
 

@@ -32,7 +32,8 @@ impl Default for TensorBoard {
 impl Open for TensorBoard {
     fn open(&mut self, run: &Path) -> Result<(), String> {
         let folder = run.join("tb");
-        fs::create_dir_all(&folder).map_err(|e| format!("cannot make {}: {e}", folder.display()))?;
+        fs::create_dir_all(&folder)
+            .map_err(|e| format!("cannot make {}: {e}", folder.display()))?;
         let seconds = wall_time() as u64;
         let name = format!("events.out.tfevents.{seconds:010}.{}", std::process::id());
         let path = folder.join(name);

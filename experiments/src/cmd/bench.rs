@@ -108,9 +108,9 @@ fn transport(rounds: usize, only: &str, json: bool) -> anyhow::Result<()> {
 }
 
 fn as_json(row: &Row) -> serde_json::Value {
-    let against = row.against.map(|(side, best, median)| {
-        json!({ "side": side, "ratio_best": best, "ratio_median": median })
-    });
+    let against = row.against.map(
+        |(side, best, median)| json!({ "side": side, "ratio_best": best, "ratio_median": median }),
+    );
     json!({
         "against": against, "what": row.what, "bytes": row.size, "unit": row.unit,
         "best": row.best, "median": row.median,

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use schemas::entry::find;
+use schemas::entry::{Count, find};
 use schemas::graph::{StageGraph, StageNode};
 use serde::Serialize;
 
@@ -26,6 +26,8 @@ struct NodePlan {
     host: String,
     device: String,
     parameters: u64,
+    /// Parameters of the blocks alone, as published sizes often count.
+    blocks: u64,
     trains: bool,
     /// Parameters, gradients and optimiser state, in bytes.
     memory: u64,
@@ -72,8 +74,9 @@ fn host(node: &StageNode) -> &str {
 
 fn plan(stage: &StageGraph) -> StagePlan {
     let node = |(name, node): (&String, &StageNode)| {
-        let parameters = find(modules::REGISTRY, &node.spec.kind)
-            .map_or(0, |entry| (entry.count)(&node.spec).parameters);
+        let count = find(modules::REGISTRY, &node.spec.kind)
+            .map_or_else(Count::default, |entry| (entry.count)(&node.spec));
+        let parameters = count.parameters;
         // Trained: value, gradient and two moments in f32; otherwise the value alone.
         let copies = if node.trains() { 4 } else { 1 };
         NodePlan {
@@ -82,6 +85,7 @@ fn plan(stage: &StageGraph) -> StagePlan {
             host: host(node).to_owned(),
             device: node.spec.device.clone(),
             parameters,
+            blocks: count.blocks,
             trains: node.trains(),
             memory: 4 * copies * parameters,
         }

@@ -96,4 +96,3 @@ pub fn standardise(x: Tensor<2>) -> Tensor<2> {
     let variance = centred.clone().square().mean_dim(0);
     centred / variance.add_scalar(1e-5).sqrt()
 }
-

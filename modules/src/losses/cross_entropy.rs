@@ -56,6 +56,18 @@ impl CrossEntropy {
     }
 }
 
+/// Refuses labels that are no class: the backend would panic on them.
+pub fn check_labels(label: &Tensor<1, Int>, classes: usize) -> Result<(), NodeError> {
+    let labels = label.clone().inner().to_data().convert::<i64>();
+    let wrong = labels.iter::<i64>().find(|&label| label < 0 || label >= classes as i64);
+    wrong.map_or(Ok(()), |label| {
+        Err(NodeError::Data {
+            what: "port `label`".to_owned(),
+            reason: format!("label {label} is no class of {classes}; set `classes` to the data's"),
+        })
+    })
+}
+
 /// Share of samples (`[B, C]`, `[B]`) whose largest score is the label.
 pub fn accuracy(logits: Tensor<2>, label: Tensor<1, Int>) -> Tensor<1> {
     let batch = logits.dims()[0];
@@ -93,6 +105,7 @@ impl Kind for Config {
     ) -> Result<Tensors, NodeError> {
         let logits: Tensor<2> = inputs.take("logits")?;
         let label: Tensor<1, Int> = inputs.take("label")?;
+        check_labels(&label, logits.dims()[1])?;
         let loss = module.forward(logits.clone(), label.clone());
         Ok(Tensors::of("loss", loss).measure("accuracy", accuracy(logits, label)))
     }

@@ -9,6 +9,7 @@ pub mod fixture;
 pub mod internvideo2;
 pub mod network;
 pub mod optimizer;
+pub mod preprocess;
 pub mod report;
 pub mod teachers;
 
@@ -17,7 +18,7 @@ use std::path::Path;
 use report::Report;
 
 /// Fixtures that must be handled, sorted.
-pub const KNOWN: [&str; 8] = [
+pub const KNOWN: [&str; 9] = [
     "adamw_cosine",
     "internvideo2_ap",
     "internvideo2_attention_mask",
@@ -25,6 +26,7 @@ pub const KNOWN: [&str; 8] = [
     "internvideo2_mae_teacher",
     "internvideo2_pretrain",
     "internvl_clip_teacher",
+    "preprocess",
     "videomaev2_finetune",
 ];
 
@@ -38,6 +40,7 @@ pub fn check(folder: &Path) -> Option<Report> {
         "internvideo2_mae_teacher" => teachers::check_videomae(folder),
         "internvideo2_pretrain" => alignment::check(folder),
         "internvl_clip_teacher" => teachers::check_internvl(folder),
+        "preprocess" => Report::of_problems(folder, preprocess::check(folder).err()),
         "videomaev2_finetune" => teachers::check_finetune(folder),
         _ => return None,
     })

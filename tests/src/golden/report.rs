@@ -1,6 +1,7 @@
 //! Comparison of what was computed with what was expected.
 
 use std::fmt;
+use std::path::Path;
 
 use super::fixture::{Array, Arrays, Fixture};
 
@@ -42,6 +43,14 @@ impl Report {
         let name = fixture.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let tolerance = fixture.tolerance();
         Self { name, expected, tolerance, compared: 0, worst: None, problems: Vec::new() }
+    }
+
+    /// A report of a program that compares by itself.
+    pub fn of_problems(folder: &Path, problems: impl IntoIterator<Item = String>) -> Self {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let problems = problems.into_iter().collect();
+        let expected = Arrays::default();
+        Self { name, expected, tolerance: 0.0, compared: 0, worst: None, problems }
     }
 
     /// Compares an array with the expected one of this name, which is then off the list. Extents
