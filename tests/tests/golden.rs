@@ -16,7 +16,7 @@ fn folders() -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_fixture_is_met() {
+fn every_golden_fixture_is_met() {
     let (mut failures, mut met) = (Vec::new(), 0);
     for folder in folders() {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
