@@ -132,17 +132,18 @@ fn a_loss_that_is_nan_ends_the_run_with_its_reason() {
 #[test]
 fn a_checkpoint_that_cannot_be_written_names_the_path_and_loses_none() {
     let place = Place::new(PROGRAM);
-    let marker = once(&place, ("student", 8, "pause"));
+    // Not at a step with a checkpoint: a paused node would not write its part of it.
+    let marker = once(&place, ("student", 7, "pause"));
     let command = with_fault(place.run("run", ""), &marker);
     let going = Going::start(command, &place.path("log"));
-    until("step 8", || place.path("student-8-pause").exists().then_some(()));
+    until("step 7", || place.path("student-7-pause").exists().then_some(()));
     place.settled("run");
     let before: Vec<u64> = place.checkpoints("run").iter().map(|(step, _)| *step).collect();
     // A file where the next checkpoint's folder must go: refused for root, too.
     let (real, away) = (place.path("run").join("checkpoints"), place.path("away"));
     fs::rename(&real, &away).expect("moved");
     fs::write(&real, "not a folder").expect("written");
-    place.write("student-8-pause.go", "");
+    place.write("student-7-pause.go", "");
     let (status, text) = going.wait();
     assert_eq!(status.code(), Some(1), "{text}");
     assert!(text.contains("error: cannot prepare ") && text.contains("run/checkpoints"), "{text}");
@@ -173,7 +174,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken() {
     assert!(text.contains("going back to the one before it"), "{text}");
     assert_eq!(place.metrics("run"), numbers);
     // When all of them are damaged the run does not begin anew by itself.
-    stop_at(&place, 8, place.run("bad", ""));
+    stop_at(&place, 7, place.run("bad", ""));
     for (_, path) in place.checkpoints("bad") {
         damage(&path);
     }
