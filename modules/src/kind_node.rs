@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use burn::module::Module as _;
 use burn::tensor::Device;
 use schemas::frame::{Frame, Frames};
-use schemas::node::{At, Forwarded, Gradients, Measures, Node, NodeError, NodeSpec, Part, Update};
+use schemas::node::{
+    At, Forwarded, Gradients, Measures, Node, NodeError, NodeSpec, Part, Precision, Update,
+};
 
 use crate::host_node::call_key;
 use crate::init::Init;
@@ -39,6 +41,11 @@ impl<K: Kind> KindNode<K> {
     /// Makes the node: parameters drawn, then loaded when the spec names a file.
     pub fn build(spec: &NodeSpec) -> Result<Self, NodeError> {
         let kind: K = read(spec)?;
+        if spec.precision != Precision::F32 {
+            let (option, reason) =
+                ("precision".to_owned(), "only f32 is computed so far".to_owned());
+            return Err(NodeError::Option { option, reason });
+        }
         let device = device::by_name(&spec.device)?;
         let home = if spec.backward { device.clone().autodiff() } else { device.clone() };
         let module = kind.init(&spec.dims, &Init::new(spec.seed, &spec.name, &home));

@@ -1,7 +1,5 @@
-//! A training step through actors, beside the same nodes called plainly, beside PyTorch.
+//! A training step through actors, beside the same nodes called plainly.
 
-use std::path::Path;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use actors::clock::{Clock, RealClock};
@@ -29,8 +27,6 @@ pub(crate) struct Side {
 pub(crate) struct StepBench {
     /// Time through actors over time by plain calls: best round, median round.
     pub(crate) actors_over_plain: [f64; 2],
-    /// Time by plain calls over PyTorch's, when there is one.
-    pub(crate) plain_over_torch: Option<[f64; 2]>,
     /// All sides.
     pub(crate) sides: Vec<Side>,
 }
@@ -56,29 +52,21 @@ pub(crate) fn bench(
     graph: &Graph,
     stage: &str,
     (rounds, steps): (usize, u64),
-    python: Option<&Path>,
 ) -> anyhow::Result<StepBench> {
     let Some(plan) = graph.stages.iter().find(|s| s.name == stage) else {
         bail!("no stage is named `{stage}`");
     };
     let alone = alone(graph, plan, steps);
-    let (mut actors, mut plain, mut torch) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut actors, mut plain) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
         plain.push(plainly(&alone.stages[0], steps)?);
         actors.push(through_actors(&alone)?);
-        if let Some(python) = python {
-            torch.push(in_torch(python, steps)?);
-        }
     }
-    let mut sides = vec![side("actors", &mut actors), side("plain calls", &mut plain)];
+    let sides = vec![side("actors", &mut actors), side("plain calls", &mut plain)];
     let ratio = |a: &Side, b: &Side| [a.best / b.best, a.median / b.median];
     let actors_over_plain = ratio(&sides[0], &sides[1]);
-    let plain_over_torch = python.map(|_| {
-        sides.push(side("PyTorch", &mut torch));
-        ratio(&sides[1], &sides[2])
-    });
-    Ok(StepBench { actors_over_plain, plain_over_torch, sides })
+    Ok(StepBench { actors_over_plain, sides })
 }
 
 fn side(name: &str, times: &mut [f64]) -> Side {
@@ -124,20 +112,6 @@ fn through_actors(graph: &Graph) -> anyhow::Result<f64> {
     }
     let ends = ends.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     Ok(typical(ends.windows(2).map(|pair| pair[1] - pair[0]).collect()))
-}
-
-fn in_torch(python: &Path, steps: u64) -> anyhow::Result<f64> {
-    let script = include_str!("step_torch.py");
-    let output = Command::new(python)
-        .args(["-c", script, &steps.to_string()])
-        .output()
-        .with_context(|| format!("cannot start {}", python.display()))?;
-    if !output.status.success() {
-        bail!("PyTorch's side failed: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let last = text.lines().last().unwrap_or_default();
-    last.trim().parse().with_context(|| format!("PyTorch's side printed `{last}`"))
 }
 
 /// Mean step, without the first ones, in which memory and caches warm up.

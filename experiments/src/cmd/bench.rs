@@ -18,7 +18,7 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// Messages: ours beside memcpy, raw TCP and pyzmq
+    /// Messages: ours beside memcpy and raw TCP
     Transport {
         /// Rounds; every cell is measured once in each
         #[arg(long, default_value_t = 5)]
@@ -30,7 +30,7 @@ enum What {
         #[arg(long)]
         json: bool,
     },
-    /// A training step: through actors beside plain calls, beside PyTorch
+    /// A training step: through actors beside plain calls
     Step {
         /// Experiment file
         #[arg(default_value = "experiments/internvideo2/stage1.yaml")]
@@ -46,9 +46,6 @@ enum What {
         /// Steps in each round
         #[arg(long, default_value_t = 20)]
         steps: u64,
-        /// A Python that has torch
-        #[arg(long)]
-        python: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -66,7 +63,7 @@ enum What {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.what {
         What::Transport { rounds, only, json } => transport(*rounds, only, *json)?,
-        What::Step { file, overrides, stage, rounds, steps, python, json } => {
+        What::Step { file, overrides, stage, rounds, steps, json } => {
             let checked = match read::experiment(file, overrides)? {
                 Ok(checked) => checked,
                 Err(problems) => {
@@ -75,7 +72,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 }
             };
             let plan = ((*rounds).max(1), (*steps).max(2));
-            let found = step::bench(&checked.graph, stage, plan, python.as_deref())?;
+            let found = step::bench(&checked.graph, stage, plan)?;
             print_step(&found, *json)?;
         }
         What::Peer { arguments } => bench_peer(arguments)?,
@@ -124,9 +121,6 @@ fn print_step(found: &step::StepBench, json: bool) -> anyhow::Result<()> {
     }
     let [best, median] = found.actors_over_plain;
     println!("actors / plain calls   {best:.3} best, {median:.3} median");
-    if let Some([best, median]) = found.plain_over_torch {
-        println!("plain calls / PyTorch  {best:.3} best, {median:.3} median");
-    }
     for side in &found.sides {
         let (best, median) = (1000.0 * side.best, 1000.0 * side.median);
         println!("{:<22} {best:>8.1} ms a step best, {median:>8.1} ms median", side.name);
