@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module as _;
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use schemas::frame::{Frame, Frames};
 use schemas::node::{
-    At, Forwarded, Gradients, Measures, Node, NodeError, NodeSpec, Part, Precision, Update,
+    At, Forwarded, Gradients, Measures, Node, NodeError, NodeSpec, Optimizer, Part, Precision,
+    Update,
 };
 
 use crate::host_node::call_key;
 use crate::init::Init;
 use crate::kind::{Call, Kind, read};
 use crate::optimizer::{AdamW, Rates};
+use crate::parameters::Parameter;
 use crate::rng::Key;
 use crate::tensors::{AnyTensor, Tensors};
 use crate::{device, parameters, vjp, weights};
@@ -28,7 +30,11 @@ pub struct KindNode<K: Kind> {
     kind: K,
     spec: NodeSpec,
     device: Device,
+    /// What is computed with, in the node's precision.
     module: K::Module,
+    /// f32 values of parameters that change but compute in bf16, by path: a small update would be
+    /// rounded away in bf16.
+    masters: BTreeMap<String, AnyTensor>,
     key: Key,
     live: BTreeMap<At, Live>,
     /// Inputs kept instead of activations, when the forward pass is recomputed.
@@ -41,12 +47,12 @@ impl<K: Kind> KindNode<K> {
     /// Makes the node: parameters drawn, then loaded when the spec names a file.
     pub fn build(spec: &NodeSpec) -> Result<Self, NodeError> {
         let kind: K = read(spec)?;
-        if spec.precision != Precision::F32 {
-            let (option, reason) =
-                ("precision".to_owned(), "only f32 is computed so far".to_owned());
-            return Err(NodeError::Option { option, reason });
-        }
         let device = device::by_name(&spec.device)?;
+        let dtype = float(spec.precision);
+        if !device.supports_dtype(dtype) {
+            let reason = format!("device `{}` does not compute in {dtype:?}", spec.device);
+            return Err(NodeError::Option { option: "precision".to_owned(), reason });
+        }
         let home = if spec.backward { device.clone().autodiff() } else { device.clone() };
         let module = kind.init(&spec.dims, &Init::new(spec.seed, &spec.name, &home));
         let trains =
@@ -56,18 +62,20 @@ impl<K: Kind> KindNode<K> {
             Some(file) => weights::load_into(&kind, module, file)?.0,
             None => module,
         };
-        parameters::values(&module); // draws those that are not drawn yet, here and now
-        Ok(Self {
+        let mut node = Self {
             optimizer: spec.optimizer.as_ref().map(AdamW::new),
             key: Key::new(spec.seed, &spec.name),
             spec: spec.clone(),
             kind,
             device,
             module,
+            masters: BTreeMap::new(),
             live: BTreeMap::new(),
             kept: BTreeMap::new(),
             gradients: BTreeMap::new(),
-        })
+        };
+        node.change(&mut |_, value| value); // draws what is not drawn yet, here and now
+        Ok(node)
     }
 
     /// Gradients of the step so far, by parameter path.
@@ -75,10 +83,32 @@ impl<K: Kind> KindNode<K> {
         &self.gradients
     }
 
+    /// Replaces the f32 value of each parameter; what is computed with is rounded from it.
+    fn change(&mut self, change: &mut dyn FnMut(&Parameter, AnyTensor) -> AnyTensor) {
+        let dtype = float(self.spec.precision);
+        let changes = self.spec.optimizer.is_some() || self.spec.ema.is_some();
+        let keeps = changes && dtype != FloatDType::F32;
+        let masters = &mut self.masters;
+        self.module = parameters::map(self.module.clone(), &mut |parameter, value| {
+            let value = masters.remove(&parameter.path).unwrap_or(value);
+            let value = change(parameter, value.cast(FloatDType::F32));
+            if keeps {
+                masters.insert(parameter.path.clone(), value.clone());
+            }
+            value.cast(dtype)
+        });
+    }
+
+    /// Values of all parameters; in f32 when they change.
+    fn values(&self) -> BTreeMap<String, AnyTensor> {
+        if self.masters.is_empty() { parameters::values(&self.module) } else { self.masters.clone() }
+    }
+
     fn inputs(&self, frames: &Frames, tracked: bool) -> Result<Tensors, NodeError> {
         let mut tensors = Tensors::new();
         for (port, frame) in frames {
             let tensor = AnyTensor::from_frame(frame, &self.device)?;
+            let tensor = tensor.cast(float(self.spec.precision));
             let leaf = tracked && self.spec.wants.contains(port);
             tensors.put(port, if leaf { tensor.leaf() } else { tensor });
         }
@@ -110,13 +140,6 @@ impl<K: Kind> KindNode<K> {
         self.live.insert(at, Live { leaves, outputs: live });
         Ok(detached)
     }
-
-    fn rates(&self, path: &str, shape: &[usize], lr: f64) -> Rates {
-        let (layer, blocks) = (self.kind.layer(path), self.kind.layers());
-        let optimizer = self.spec.optimizer.as_ref();
-        let factor = optimizer.map_or(1.0, |o| o.layer_factor(layer, blocks));
-        Rates { lr: lr * factor, decays: self.kind.decays(path, shape) }
-    }
 }
 
 impl<K: Kind> Node for KindNode<K> {
@@ -128,7 +151,7 @@ impl<K: Kind> Node for KindNode<K> {
         }
         let mut forwarded = Forwarded::default();
         for (name, value) in std::mem::take(&mut outputs.measures) {
-            let value = value.inner().into_scalar::<f32>();
+            let value = value.inner().cast(FloatDType::F32).into_scalar::<f32>();
             forwarded.measures.insert(name, f64::from(value));
         }
         for (port, tensor) in outputs.into_map() {
@@ -144,7 +167,7 @@ impl<K: Kind> Node for KindNode<K> {
         let mut live = self.live.remove(&at).ok_or(NodeError::NoForward { at })?;
         let mut arrived: BTreeMap<String, AnyTensor> = BTreeMap::new();
         for (port, frame) in gradients {
-            let gradient = AnyTensor::from_frame(&frame, &self.device)?;
+            let gradient = AnyTensor::from_frame(&frame, &self.device)?.cast(FloatDType::F32);
             let sum = match arrived.remove(&port) {
                 Some(sum) => sum.plus(gradient),
                 None => gradient,
@@ -161,6 +184,7 @@ impl<K: Kind> Node for KindNode<K> {
         }
         let Some(mut all) = vjp::backward(ends) else { return Ok(Frames::new()) };
         for (path, gradient) in parameters::gradients(&self.module, &mut all) {
+            let gradient = gradient.cast(FloatDType::F32);
             let sum = match self.gradients.remove(&path) {
                 Some(sum) => sum.plus(gradient),
                 None => gradient,
@@ -183,33 +207,26 @@ impl<K: Kind> Node for KindNode<K> {
         let norm = self.squared_norm()?.sqrt();
         let mut gradients = std::mem::take(&mut self.gradients);
         let Some(mut optimizer) = self.optimizer.take() else { return Ok(Measures::new()) };
-        let module = self.module.clone();
-        let module = parameters::map(module, &mut |parameter, value| {
+        let (kind, spec) = (self.kind.clone(), self.spec.optimizer.clone());
+        self.change(&mut |parameter, value| {
             let Some(gradient) = gradients.remove(&parameter.path) else { return value };
             let scaled = update.scale != 1.0;
             let gradient = if scaled { gradient.times(update.scale) } else { gradient };
-            let rates = self.rates(&parameter.path, &parameter.shape, update.lr);
+            let rates = rates(&kind, spec.as_ref(), parameter, update.lr);
             optimizer.step(&parameter.path, value, gradient, rates)
         });
-        self.module = module;
         self.optimizer = Some(optimizer);
         Ok(Measures::from([("gradient_norm".to_owned(), norm)]))
     }
 
     fn weights(&self) -> Frames {
-        parameters::values(&self.module)
-            .into_iter()
-            .map(|(path, tensor)| (path, tensor.into_frame()))
-            .collect()
+        self.values().into_iter().map(|(path, tensor)| (path, tensor.into_frame())).collect()
     }
 
     fn follow(&mut self, weights: Frames) -> Result<(), NodeError> {
         let decay = self.spec.ema.unwrap_or(0.0);
         let mut incoming = self.read_all(&weights)?;
-        let module = self.module.clone();
-        self.module = parameters::map(module, &mut |parameter, value| match incoming
-            .remove(&parameter.path)
-        {
+        self.change(&mut |parameter, value| match incoming.remove(&parameter.path) {
             None => value,
             Some(new) if decay == 0.0 => new,
             Some(new) => value.times(decay).plus(new.times(1.0 - decay)),
@@ -219,7 +236,7 @@ impl<K: Kind> Node for KindNode<K> {
 
     fn save(&self) -> Part {
         let mut part = Part::default();
-        for (path, tensor) in parameters::values(&self.module) {
+        for (path, tensor) in self.values() {
             part.tensors.insert(format!("parameter.{path}"), tensor.into_frame());
         }
         if let Some(optimizer) = &self.optimizer {
@@ -236,9 +253,7 @@ impl<K: Kind> Node for KindNode<K> {
             .collect();
         let mut saved = self.read_all(&frames)?;
         let mut missing = Vec::new();
-        let module = parameters::map(self.module.clone(), &mut |parameter, value| match saved
-            .remove(&parameter.path)
-        {
+        self.change(&mut |parameter, value| match saved.remove(&parameter.path) {
             Some(new) if new.shape() == parameter.shape => new,
             _ => {
                 missing.push(parameter.path.clone());
@@ -250,7 +265,6 @@ impl<K: Kind> Node for KindNode<K> {
             let reason = format!("missing or of another shape: {missing:?}; unknown: {unknown:?}");
             return Err(NodeError::State { reason });
         }
-        self.module = module;
         self.rewind();
         let device = self.device.clone();
         if let Some(optimizer) = &mut self.optimizer {
@@ -269,10 +283,23 @@ impl<K: Kind> Node for KindNode<K> {
 impl<K: Kind> KindNode<K> {
     fn read_all(&self, frames: &Frames) -> Result<BTreeMap<String, AnyTensor>, NodeError> {
         let read = |(path, frame): (&String, &Frame)| {
-            Ok((path.clone(), AnyTensor::from_frame(frame, &self.device)?))
+            let tensor = AnyTensor::from_frame(frame, &self.device)?;
+            Ok((path.clone(), tensor.cast(FloatDType::F32)))
         };
         frames.iter().map(read).collect()
     }
+}
+
+fn float(precision: Precision) -> FloatDType {
+    match precision {
+        Precision::F32 => FloatDType::F32,
+        Precision::Bf16 => FloatDType::BF16,
+    }
+}
+
+fn rates<K: Kind>(kind: &K, optimizer: Option<&Optimizer>, of: &Parameter, lr: f64) -> Rates {
+    let factor = optimizer.map_or(1.0, |o| o.layer_factor(kind.layer(&of.path), kind.layers()));
+    Rates { lr: lr * factor, decays: kind.decays(&of.path, &of.shape) }
 }
 
 /// Whether a frozen prefix covers a parameter path: whole names only.

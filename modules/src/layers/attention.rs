@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::nn::Linear;
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{FloatDType, Tensor, activation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -16,13 +16,18 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     if matches!(q.device().as_dispatch(), burn::backend::DispatchDevice::LibTorch(_)) {
         return super::sdpa::attend(q, k, v);
     }
-    attention_ops::attend(q, k, v)
+    // In f32, also of bf16: the tiled backward pass has no softmax of a higher precision.
+    let dtype = q.dtype();
+    let [q, k, v] = [q, k, v].map(|t| t.cast(FloatDType::F32));
+    attention_ops::attend(q, k, v).cast(dtype)
 }
 
 /// Attention maps `[B, heads, queries, keys]` of `[B, heads, N, d]` with scale `1 / sqrt(d)`.
 pub fn attention_map(q: Tensor<4>, k: Tensor<4>) -> Tensor<4> {
     let scale = 1.0 / (q.dims()[3] as f64).sqrt();
-    activation::softmax(q.mul_scalar(scale).matmul(k.transpose()), 3)
+    let dtype = q.dtype();
+    let scores = q.mul_scalar(scale).matmul(k.transpose());
+    activation::softmax(scores.cast(FloatDType::F32), 3).cast(dtype)
 }
 
 /// Which biases the fused projection has.

@@ -49,10 +49,12 @@ impl Norm {
     }
 }
 
-/// Divides each vector along the last dim by its l2 norm (at least 1e-12).
+/// Divides each vector along the last dim by its l2 norm (at least 1e-12), computed in f32.
 pub fn unit<const R: usize>(x: Tensor<R>) -> Tensor<R> {
+    let dtype = x.dtype();
+    let x = x.cast(FloatDType::F32);
     let norm = (x.clone() * x.clone()).sum_dim(R - 1).sqrt().clamp_min(1e-12);
-    x / norm
+    (x / norm).cast(dtype)
 }
 
 /// A learned factor per channel at the end of a branch, computed in f32 (Touvron et al. 2021).
