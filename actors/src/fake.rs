@@ -1,10 +1,13 @@
 //! A node for tests: it does what its script says and writes down what it is asked.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use schemas::frame::{Frame, Frames};
+use bytes::Bytes;
+use schemas::frame::{DType, DeviceTensor, Frame, Frames};
 use schemas::graph::{Edge, End, Graph, StageGraph, StageNode};
 use schemas::node::{At, Forwarded, Gradients, Measures, Node, NodeError, NodeSpec, Part, Update};
 use schemas::port::Ports;
@@ -12,7 +15,7 @@ use schemas::port::Ports;
 use crate::clock::{Clock, Moment};
 use crate::node_actor::Factory;
 
-/// What happens before each forward pass.
+/// What happens before each forward pass; and, as `NAME is written`, while a part is written.
 pub(crate) type Script = Arc<dyn Fn(&str, At) + Send + Sync>;
 
 /// What nodes were asked, in order.
@@ -39,6 +42,30 @@ pub(crate) fn factory(script: Script, log: Log) -> Factory {
 impl Fake {
     fn note(&self, text: String) {
         self.log.lock().expect("a log").push(text);
+    }
+}
+
+/// A tensor that tells the script when it is written.
+struct Slow {
+    weight: f32,
+    name: String,
+    script: Script,
+}
+
+impl fmt::Debug for Slow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.weight)
+    }
+}
+
+impl DeviceTensor for Slow {
+    fn to_host(&self) -> Bytes {
+        (self.script)(&self.name, At::default());
+        Bytes::copy_from_slice(&self.weight.to_le_bytes())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
     }
 }
 
@@ -80,7 +107,10 @@ impl Node for Fake {
     }
 
     fn save(&self) -> Part {
-        Part { tensors: self.weights(), ..Part::default() }
+        let (name, script) = (format!("{} is written", self.spec.name), self.script.clone());
+        let slow = Slow { weight: self.weight, name, script };
+        let frame = Frame::device(DType::F32, vec![1], Arc::new(slow));
+        Part { tensors: Frames::from([("w".to_owned(), frame)]), ..Part::default() }
     }
 
     fn load(&mut self, part: &Part) -> Result<(), NodeError> {

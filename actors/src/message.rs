@@ -130,6 +130,9 @@ pub enum Order {
     Grant(At),
     /// Apply the gradients of the step. Answer: `Updated`.
     Apply(Update),
+    /// Take the weights of the step when they arrive. They come from another process than orders
+    /// do, and could overtake the order to write the state before. Answer: `Followed`.
+    Follow(u64),
     /// The step is over; the next one may begin.
     Advance(u64),
     /// Write the state at this boundary into a folder. Answer: `Saved`.

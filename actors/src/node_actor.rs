@@ -18,7 +18,7 @@ use crossbeam_channel::Sender;
 use schemas::checkpoint::{self, PartFile};
 use schemas::frame::{Frame, Frames};
 use schemas::graph::{End, WEIGHTS};
-use schemas::node::{At, Gradients, Node, NodeError, NodeSpec, Part, Update};
+use schemas::node::{At, Gradients, Node, NodeError, NodeSpec, Update};
 use trouble::{Trouble, guarded};
 
 use crate::checkpointer::Job;
@@ -65,6 +65,8 @@ pub struct NodeActor {
     gate: u64,
     /// Weights to follow, by the step they belong to.
     weights: BTreeMap<u64, Frames>,
+    /// The last step whose weights may be taken.
+    follows: Option<u64>,
     failed: bool,
 }
 
@@ -84,6 +86,7 @@ impl NodeActor {
             backward: At::default(),
             gate: 0,
             weights: BTreeMap::new(),
+            follows: None,
             failed: false,
         }
     }
@@ -118,7 +121,7 @@ impl NodeActor {
             let factory = self.workplace.factory.clone();
             let mut node = guarded(|| factory(&spec))?;
             if let Some(old) = old {
-                let part = without_optimizer(old.save());
+                let part = old.save().without_optimizer();
                 drop(old);
                 guarded(|| node.load(&part))?;
             }
@@ -133,7 +136,7 @@ impl NodeActor {
         self.gradients.clear();
         self.granted.clear();
         self.weights.clear();
-        self.failed = false;
+        (self.follows, self.failed) = (None, false);
         self.role = Some(role);
         self.report(What::Ready);
         Ok(())
@@ -141,7 +144,7 @@ impl NodeActor {
 
     fn load(&mut self, folder: &Path, part: &PartFile, moments: bool) -> Result<(), Trouble> {
         let part = checkpoint::read_part(folder, part)?;
-        let part = if moments { part } else { without_optimizer(part) };
+        let part = if moments { part } else { part.without_optimizer() };
         if let Some(node) = &mut self.node {
             guarded(|| node.load(&part))?;
         }
@@ -277,7 +280,7 @@ impl NodeActor {
     /// Takes the weights of the step at the gate, once the own work of that step is done.
     fn step_follow(&mut self) -> Result<bool, Trouble> {
         let step = self.gate;
-        if self.forward.step <= step {
+        if self.forward.step <= step || self.follows < Some(step) {
             return Ok(false);
         }
         let Some(frames) = self.weights.remove(&step) else { return Ok(false) };
@@ -313,6 +316,10 @@ impl NodeActor {
                 self.work()
             }
             Order::Apply(update) => self.apply(&update),
+            Order::Follow(step) => {
+                self.follows = Some(step);
+                self.work()
+            }
             Order::Advance(step) => {
                 self.gate = self.gate.max(step + 1);
                 self.work()
@@ -391,11 +398,4 @@ impl Handler<Parcel> for NodeActor {
             self.fail(&error);
         }
     }
-}
-
-/// A new stage begins with fresh moments.
-fn without_optimizer(mut part: Part) -> Part {
-    part.tensors.retain(|name, _| !name.starts_with("adamw."));
-    part.words.retain(|name, _| !name.starts_with("adamw."));
-    part
 }

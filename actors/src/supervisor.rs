@@ -246,8 +246,12 @@ impl Supervisor {
         self.granted = self.granted.max(end);
     }
 
-    /// Orders the update once all gradients are there.
+    /// Orders the update once all gradients are there. Not at the end of a run: frames of the next
+    /// step are still on their way, and its checkpoint may not be written yet.
     fn update_if_ready(&mut self) {
+        if !matches!(self.phase, Phase::Running) {
+            return;
+        }
         let step = self.step;
         let Some(state) = self.steps.get_mut(&step).filter(|state| !state.applied) else { return };
         let Some(norm) = state.norm(&self.cast.trained) else { return };
@@ -262,6 +266,9 @@ impl Supervisor {
         let update = Update { step, lr, scale };
         for node in self.cast.trained.clone() {
             self.command(&node, Order::Apply(update.clone()));
+        }
+        for node in self.cast.followers.clone() {
+            self.command(&node, Order::Follow(step));
         }
     }
 

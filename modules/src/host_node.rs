@@ -25,7 +25,7 @@ impl<H: Host> HostNode<H> {
 
 impl<H: Host> Node for HostNode<H> {
     fn forward(&mut self, at: At, inputs: Frames) -> Result<Forwarded, NodeError> {
-        let call = Call { key: call_key(&self.key, at), training: false, at };
+        let call = Call::new(call_key(&self.key, at), at);
         self.kind.forward(&mut self.state, inputs, &call)
     }
 

@@ -22,6 +22,7 @@ use crate::init::Init;
 use crate::kind_node::KindNode;
 use crate::parameters;
 use crate::rng::Key;
+use crate::segments::Segments;
 use crate::tensors::Tensors;
 use crate::weights;
 
@@ -34,6 +35,15 @@ pub struct Call {
     pub training: bool,
     /// Which work.
     pub at: At,
+    /// Takes note of blocks whose activations are not kept, under activation checkpointing.
+    pub segments: Option<Segments>,
+}
+
+impl Call {
+    /// A pass that does not train.
+    pub fn new(key: Key, at: At) -> Self {
+        Self { key, training: false, at, segments: None }
+    }
 }
 
 /// A kind whose nodes hold a burn module. The implementing type is its options.

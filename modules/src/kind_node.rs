@@ -16,12 +16,14 @@ use crate::kind::{Call, Kind, read};
 use crate::optimizer::{AdamW, Rates};
 use crate::parameters::Parameter;
 use crate::rng::Key;
+use crate::segments::Segments;
 use crate::tensors::{AnyTensor, Tensors};
 use crate::{device, parameters, vjp, weights};
 
 /// What a backward pass needs from its forward pass.
 struct Live {
     leaves: Vec<(String, AnyTensor)>,
+    segments: Segments,
     outputs: BTreeMap<String, AnyTensor>,
 }
 
@@ -37,8 +39,6 @@ pub struct KindNode<K: Kind> {
     masters: BTreeMap<String, AnyTensor>,
     key: Key,
     live: BTreeMap<At, Live>,
-    /// Inputs kept instead of activations, when the forward pass is recomputed.
-    kept: BTreeMap<At, Frames>,
     gradients: BTreeMap<String, AnyTensor>,
     optimizer: Option<AdamW>,
 }
@@ -71,7 +71,6 @@ impl<K: Kind> KindNode<K> {
             module,
             masters: BTreeMap::new(),
             live: BTreeMap::new(),
-            kept: BTreeMap::new(),
             gradients: BTreeMap::new(),
         };
         node.change(&mut |_, value| value); // draws what is not drawn yet, here and now
@@ -101,7 +100,11 @@ impl<K: Kind> KindNode<K> {
 
     /// Values of all parameters; in f32 when they change.
     fn values(&self) -> BTreeMap<String, AnyTensor> {
-        if self.masters.is_empty() { parameters::values(&self.module) } else { self.masters.clone() }
+        if self.masters.is_empty() {
+            parameters::values(&self.module)
+        } else {
+            self.masters.clone()
+        }
     }
 
     fn inputs(&self, frames: &Frames, tracked: bool) -> Result<Tensors, NodeError> {
@@ -117,7 +120,10 @@ impl<K: Kind> KindNode<K> {
 
     fn run(&mut self, at: At, frames: &Frames, tracked: bool) -> Result<Tensors, NodeError> {
         let training = self.spec.optimizer.is_some();
-        let call = Call { key: call_key(&self.key, at), training, at };
+        let segments = Segments::default();
+        let recomputes = tracked && self.spec.checkpointing;
+        let key = call_key(&self.key, at);
+        let call = Call { key, training, at, segments: recomputes.then(|| segments.clone()) };
         let inputs = self.inputs(frames, tracked)?;
         let leaves: Vec<_> = if tracked {
             let wanted = |(port, _): &(&String, &AnyTensor)| self.spec.wants.contains(port);
@@ -137,18 +143,14 @@ impl<K: Kind> KindNode<K> {
         for (port, tensor) in &live {
             detached.put(port, tensor.clone().inner());
         }
-        self.live.insert(at, Live { leaves, outputs: live });
+        self.live.insert(at, Live { leaves, segments, outputs: live });
         Ok(detached)
     }
 }
 
 impl<K: Kind> Node for KindNode<K> {
     fn forward(&mut self, at: At, inputs: Frames) -> Result<Forwarded, NodeError> {
-        let tracked = self.spec.backward && !self.spec.checkpointing;
-        let mut outputs = self.run(at, &inputs, tracked)?;
-        if self.spec.backward && self.spec.checkpointing {
-            self.kept.insert(at, inputs);
-        }
+        let mut outputs = self.run(at, &inputs, self.spec.backward)?;
         let mut forwarded = Forwarded::default();
         for (name, value) in std::mem::take(&mut outputs.measures) {
             let value = value.inner().cast(FloatDType::F32).into_scalar::<f32>();
@@ -161,18 +163,11 @@ impl<K: Kind> Node for KindNode<K> {
     }
 
     fn backward(&mut self, at: At, gradients: Gradients) -> Result<Frames, NodeError> {
-        if let Some(inputs) = self.kept.remove(&at) {
-            self.run(at, &inputs, true)?;
-        }
         let mut live = self.live.remove(&at).ok_or(NodeError::NoForward { at })?;
         let mut arrived: BTreeMap<String, AnyTensor> = BTreeMap::new();
         for (port, frame) in gradients {
             let gradient = AnyTensor::from_frame(&frame, &self.device)?.cast(FloatDType::F32);
-            let sum = match arrived.remove(&port) {
-                Some(sum) => sum.plus(gradient),
-                None => gradient,
-            };
-            arrived.insert(port, sum);
+            add(&mut arrived, port, gradient);
         }
         let mut ends = Vec::new();
         for (port, gradient) in arrived {
@@ -182,21 +177,24 @@ impl<K: Kind> Node for KindNode<K> {
                 .ok_or_else(|| NodeError::MissingInput { port: port.clone() })?;
             ends.push((output, gradient));
         }
-        let Some(mut all) = vjp::backward(ends) else { return Ok(Frames::new()) };
-        for (path, gradient) in parameters::gradients(&self.module, &mut all) {
-            let gradient = gradient.cast(FloatDType::F32);
-            let sum = match self.gradients.remove(&path) {
-                Some(sum) => sum.plus(gradient),
-                None => gradient,
-            };
-            self.gradients.insert(path, sum);
-        }
-        let mut upstream = Frames::new();
-        for (port, leaf) in live.leaves {
-            let gradient = leaf_gradient(leaf, &mut all);
-            upstream.insert(port, gradient.into_frame());
-        }
-        Ok(upstream)
+        let Some(all) = vjp::backward(ends) else { return Ok(Frames::new()) };
+        let mut upstream: BTreeMap<&String, AnyTensor> = BTreeMap::new();
+        live.segments.backward(all, &mut |part| {
+            for (path, gradient) in parameters::gradients(&self.module, part) {
+                add(&mut self.gradients, path, gradient.cast(FloatDType::F32));
+            }
+            for (port, leaf) in &live.leaves {
+                if let Some(gradient) = leaf.gradient(part) {
+                    add(&mut upstream, port, gradient);
+                }
+            }
+        });
+        let frame = |(port, leaf): &(String, AnyTensor)| {
+            // A port that did not reach the output has no gradient.
+            let gradient = upstream.remove(port).unwrap_or_else(|| leaf.clone().zeros());
+            (port.clone(), gradient.into_frame())
+        };
+        Ok(live.leaves.iter().map(frame).collect())
     }
 
     fn squared_norm(&mut self) -> Result<f64, NodeError> {
@@ -275,7 +273,6 @@ impl<K: Kind> Node for KindNode<K> {
 
     fn rewind(&mut self) {
         self.live.clear();
-        self.kept.clear();
         self.gradients.clear();
     }
 }
@@ -307,12 +304,10 @@ fn covers(prefix: &str, path: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-fn leaf_gradient(leaf: AnyTensor, all: &mut burn::tensor::Gradients) -> AnyTensor {
-    use crate::tensors::each_float;
-    each_float!(leaf, t => {
-        match t.grad_remove(all) {
-            Some(gradient) => gradient.inner().into(),
-            None => t.inner().zeros_like().into(), // the port did not reach the output
-        }
-    }, _other => unreachable!("gradients are wanted at float ports only"))
+fn add<P: Ord>(sums: &mut BTreeMap<P, AnyTensor>, name: P, gradient: AnyTensor) {
+    let sum = match sums.remove(&name) {
+        Some(sum) => sum.plus(gradient),
+        None => gradient,
+    };
+    sums.insert(name, sum);
 }

@@ -12,6 +12,7 @@ pub mod layers;
 pub mod optimizer;
 pub mod parameters;
 pub mod rng;
+pub mod segments;
 pub mod shapes;
 pub mod tensors;
 pub mod video;

@@ -8,7 +8,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use burn::tensor::{DType as BurnDType, Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{DType as BurnDType, Device, FloatDType, Gradients, Int, Tensor, TensorData};
 use bytes::Bytes;
 use schemas::frame::{DType, DeviceTensor, Frame};
 use schemas::node::NodeError;
@@ -146,9 +146,19 @@ impl AnyTensor {
         each!(self, t => t.inner().into())
     }
 
+    /// Zeros of the same shape, without autodiff.
+    pub fn zeros(self) -> Self {
+        each!(self, t => t.inner().zeros_like().into())
+    }
+
     /// As a leaf whose gradient is kept; ints stay as they are.
     pub fn leaf(self) -> Self {
         each_float!(self, t => t.inner().autodiff().require_grad().into(), other => other)
+    }
+
+    /// Takes the gradient of a leaf, without autodiff; none when it has none.
+    pub fn gradient(&self, from: &mut Gradients) -> Option<Self> {
+        each_float!(self, t => t.grad_remove(from).map(|g| g.inner().into()), _other => None)
     }
 
     /// Sum of two float tensors of one shape.

@@ -54,10 +54,12 @@ pub struct NodeConfig {
     /// Device: `flex`, `tch`, `tch:cuda:0`.
     #[serde(default)]
     pub device: Option<String>,
-    /// Numeric precision: `f32` or `bf16`.
+    /// What the node computes in: `f32` or `bf16`. Parameters that train, gradients and optimiser
+    /// state stay f32.
     #[serde(default)]
     pub precision: Precision,
-    /// Recompute the forward pass in the backward pass to save memory.
+    /// Compute the activations of blocks again in the backward pass: less memory, a third more
+    /// time.
     #[serde(default)]
     pub checkpointing: bool,
     /// Decay of the moving average of the weights that arrive at the `weights` port.

@@ -275,6 +275,7 @@ fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph>
         let spec =
             node_spec(context, name, node, (&shape.dims, &edges, trains, &gradients.backward));
         check_weights(context, name, node, &spec, report);
+        check_checkpointing(context, name, node, &spec, report);
         stage.nodes.insert(
             name.clone(),
             StageNode {
@@ -328,6 +329,21 @@ fn node_spec(context: &Context<'_>, name: &str, node: &Resolved, parts: SpecPart
         checkpointing: config.checkpointing,
         weights: config.weights.as_ref().map(|path| context.around.locate(path)),
         ema: config.ema,
+    }
+}
+
+fn check_checkpointing(
+    context: &Context<'_>,
+    name: &str,
+    node: &Resolved,
+    spec: &NodeSpec,
+    report: &mut Report,
+) {
+    if spec.checkpointing && (node.entry.count)(spec).blocks == 0 {
+        let path = format!("graph.{name}.checkpointing");
+        let message = format!("`{}` has no blocks to compute again", spec.kind);
+        let problem = context.problem(Code::Value, &path, message);
+        report.add(problem.hint("leave `checkpointing` out"));
     }
 }
 

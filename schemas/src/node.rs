@@ -202,7 +202,7 @@ pub struct NodeSpec {
     pub device: String,
     /// Numeric precision.
     pub precision: Precision,
-    /// Recompute the forward pass in the backward pass instead of keeping activations.
+    /// Compute the activations of blocks again in the backward pass instead of keeping them.
     pub checkpointing: bool,
     /// Weights file loaded after initialisation.
     pub weights: Option<PathBuf>,
@@ -217,6 +217,15 @@ pub struct Part {
     pub tensors: BTreeMap<String, Frame>,
     /// Counters, cursor, versions.
     pub words: BTreeMap<String, String>,
+}
+
+impl Part {
+    /// Without the state of the optimiser: a new stage begins with fresh moments.
+    pub fn without_optimizer(mut self) -> Self {
+        self.tensors.retain(|name, _| !name.starts_with("adamw."));
+        self.words.retain(|name, _| !name.starts_with("adamw."));
+        self
+    }
 }
 
 /// Gradients that arrive at the outputs of a node: (port, frame), in a fixed order. A port that

@@ -121,6 +121,14 @@ impl Place {
     }
 }
 
+/// Asserts that a record begins like this one; names the first line that differs.
+pub fn assert_begins(whole: &str, part: &str) {
+    for (number, (expected, found)) in whole.lines().zip(part.lines()).enumerate() {
+        assert_eq!(expected, found, "line {}", number + 1);
+    }
+    assert!(whole.starts_with(part), "{part:?} goes beyond {whole:?}");
+}
+
 /// Polls until something is there; panics with its name after [`DEADLINE`].
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let clock = RealClock::start();

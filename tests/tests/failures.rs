@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use tests::faults;
-use tests::runs::{Going, Place, exits, until};
+use tests::runs::{EXPERIMENT, Going, Place, exits, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_playhouse-test");
 
@@ -132,7 +132,9 @@ fn a_loss_that_is_nan_ends_the_run_with_its_reason() {
 #[test]
 fn a_checkpoint_that_cannot_be_written_names_the_path_and_loses_none() {
     let place = Place::new(PROGRAM);
-    // Not at a step with a checkpoint: a paused node would not write its part of it.
+    // Checkpoints at the end of stages alone: a paused node would not write its part of one.
+    let rarely = EXPERIMENT.replace("every: 2", "every: 100");
+    place.write("experiment.yaml", &rarely);
     let marker = once(&place, ("student", 7, "pause"));
     let command = with_fault(place.run("run", ""), &marker);
     let going = Going::start(command, &place.path("log"));

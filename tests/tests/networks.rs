@@ -19,7 +19,7 @@ fn make(
     dims: &[(&str, usize)],
     wired: &[&str],
     wants: &[&str],
-    precision: &str,
+    more: &Value,
 ) -> Made {
     let entry = find(REGISTRY, kind).expect("the kind exists");
     let options = (entry.resolve)(&options).expect("the options are right");
@@ -28,12 +28,15 @@ fn make(
     assert!(problems.is_empty(), "{problems:?}");
     let trains = kind != "models/internvl_clip" && !kind.starts_with("masks/");
     let optimizer = json!({ "lr": 1e-3, "weight_decay": 0.05 });
-    let spec = json!({
+    let mut spec = json!({
         "name": kind, "kind": kind, "options": options, "dims": dims, "wired": wired,
         "wants": wants, "backward": trains, "optimizer": trains.then_some(optimizer),
-        "frozen": [], "seed": 3, "device": "flex", "precision": precision, "checkpointing": false,
+        "frozen": [], "seed": 3, "device": "flex", "precision": "f32", "checkpointing": false,
         "weights": null, "ema": null,
     });
+    for (name, value) in more.as_object().expect("settings of a node") {
+        spec[name] = value.clone();
+    }
     let spec: NodeSpec = serde_json::from_value(spec).expect("a spec");
     Made { node: (entry.build)(&spec).unwrap_or_else(|error| panic!("{error}")) }
 }
@@ -52,18 +55,18 @@ fn video(batch: usize, frames: usize, side: usize) -> Frame {
     Frame::f32(shape, (0..shape.iter().product()).map(wave))
 }
 
-/// Losses of some steps; the networks in this precision, the loss in f32.
-fn losses(batch: usize, side: usize, steps: u64, precision: &str) -> Vec<f64> {
+/// Losses of some steps; `more` is set on both networks.
+fn losses(batch: usize, side: usize, steps: u64, more: Value) -> Vec<f64> {
     let grid = side / 16;
     let (all, kept) = (8 * grid * grid, 8 * schemas::dims::keep(grid * grid, 0.8));
     let clip = [("B", batch), ("T", 8), ("H", side), ("W", side)];
-    let mut teacher = make("models/internvl_clip", json!({}), &clip, &["video"], &[], precision);
+    let mut teacher = make("models/internvl_clip", json!({}), &clip, &["video"], &[], &more);
     let mask_dims = [("B", batch), ("T", 8), ("P", grid * grid), ("h", grid), ("w", grid)];
-    let mut mask = make("masks/attention", json!({}), &mask_dims, &["attention"], &[], "f32");
+    let mut mask = make("masks/attention", json!({}), &mask_dims, &["attention"], &[], &json!({}));
     let seen = [clip.as_slice(), &[("V", kept)]].concat();
     let wired = ["video", "visible"];
     let options = json!({ "drop_path": 0.1 });
-    let mut student = make("models/internvideo2", options, &seen, &wired, &[], precision);
+    let mut student = make("models/internvideo2", options, &seen, &wired, &[], &more);
     let pair = [
         ("K", 4),
         ("B", batch),
@@ -79,7 +82,7 @@ fn losses(batch: usize, side: usize, steps: u64, precision: &str) -> Vec<f64> {
     ];
     let wired = ["student", "teacher", "visible"];
     let mut loss =
-        make("losses/feature_alignment", json!({}), &pair, &wired, &["student"], "f32");
+        make("losses/feature_alignment", json!({}), &pair, &wired, &["student"], &json!({}));
     let clip = video(batch, 8, side);
     let mut found = Vec::new();
     for step in 0..steps {
@@ -111,22 +114,36 @@ fn losses(batch: usize, side: usize, steps: u64, precision: &str) -> Vec<f64> {
 
 #[test]
 fn a_masked_student_learns_the_features_of_a_frozen_teacher() {
-    let found = losses(2, 32, 12, "f32");
+    let found = losses(2, 32, 12, json!({}));
     assert!((found[0] - 2.0).abs() < 0.5, "{found:?}");
     assert!(found[11] < found[0] - 0.3, "{found:?}");
-    assert_eq!(found, losses(2, 32, 12, "f32"), "the same seed gives the same losses");
+    assert_eq!(found, losses(2, 32, 12, json!({})), "the same seed gives the same losses");
 }
 
 /// bf16 has 8 bits of mantissa: a loss of 2 is off by some thousandths. Updates are far smaller
 /// than that (1e-3 of weights near 1), so that it learns only when parameters stay f32.
 #[test]
 fn a_student_in_bf16_learns_as_one_in_f32() {
-    let (exact, found) = (losses(2, 32, 12, "f32"), losses(2, 32, 12, "bf16"));
+    let (exact, found) =
+        (losses(2, 32, 12, json!({})), losses(2, 32, 12, json!({ "precision": "bf16" })));
     assert_ne!(exact, found);
     for (a, b) in exact.iter().zip(&found) {
         assert!((a - b).abs() < 0.03, "{exact:?} {found:?}");
     }
-    assert_eq!(found, losses(2, 32, 12, "bf16"), "the same seed gives the same losses");
+    assert_eq!(
+        found,
+        losses(2, 32, 12, json!({ "precision": "bf16" })),
+        "the same seed gives the same losses"
+    );
+}
+
+#[test]
+fn blocks_that_are_computed_again_give_the_same_gradients() {
+    let (kept, again) =
+        (losses(2, 32, 12, json!({})), losses(2, 32, 12, json!({ "checkpointing": true })));
+    for (a, b) in kept.iter().zip(&again) {
+        assert!((a - b).abs() < 1e-5, "{kept:?} {again:?}"); // sums of gradients have another order
+    }
 }
 
 #[test]
@@ -154,9 +171,9 @@ fn every_kind_has_a_schema_and_resolves_or_names_what_it_needs() {
 #[expect(clippy::disallowed_methods, reason = "it measures real time")]
 fn a_tiny_step_takes_a_fraction_of_a_second() {
     let start = std::time::Instant::now();
-    losses(16, 64, 1, "f32");
+    losses(16, 64, 1, json!({}));
     let one = start.elapsed();
     let start = std::time::Instant::now();
-    losses(16, 64, 4, "f32");
+    losses(16, 64, 4, json!({}));
     println!("seconds per step: {}", (start.elapsed() - one).as_secs_f64() / 3.0);
 }

@@ -71,7 +71,7 @@ impl<K: Kind> Part<K> {
     fn call(&self, step: u64, inputs: Tensors) -> Tensors {
         let at = At { stage: 0, step, microbatch: 0 };
         let key = Key::new(5, &self.name).with_number(0).with_number(step).with_number(0);
-        let call = Call { key, training: self.optimizer.is_some(), at };
+        let call = Call { training: self.optimizer.is_some(), ..Call::new(key, at) };
         self.kind.forward(&self.module, inputs, &call).unwrap()
     }
 

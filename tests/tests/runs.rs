@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use tests::faults;
-use tests::runs::{Going, Place, exits, signal, until};
+use tests::runs::{Going, Place, assert_begins, exits, signal, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_playhouse-test");
 
@@ -56,6 +56,11 @@ impl<'a> Paused<'a> {
         paused
     }
 
+    /// Waits until the step before is over at all nodes: one may begin the next one earlier.
+    fn after(&self, out: &str, step: u64) {
+        until("the step before to be over", || (self.place.steps(out) >= step).then_some(()));
+    }
+
     fn release(self) -> Going {
         self.place.write(&format!("{}.go", self.marker), "");
         self.going
@@ -94,6 +99,7 @@ fn interrupted_twice_and_resumed_twice() {
         let mut command = place.run(name, overlay);
         for (step, sign) in [(3, "INT"), (8, "TERM")] {
             let paused = Paused::at(&place, ("student", step), command);
+            paused.after(name, step);
             paused.going.signal(sign);
             until("the signal to be seen", || {
                 paused.going.text().contains("stopping after this step").then_some(())
@@ -102,7 +108,7 @@ fn interrupted_twice_and_resumed_twice() {
             assert_eq!(status.code(), Some(130), "{text}");
             assert!(text.contains(&format!("interrupted before step {}", step + 1)), "{text}");
             assert_eq!(place.checkpoints(name).last().expect("one").0, step + 1);
-            assert!(numbers.starts_with(&place.metrics(name)));
+            assert_begins(&numbers, &place.metrics(name));
             place.assert_alone();
             command = place.resume(name);
         }
@@ -179,6 +185,7 @@ fn resuming_at_the_boundary_of_a_stage_equals_not_having_stopped() {
     // The student trains on both sides; its moments begin anew on the other side.
     for (name, node, step) in [("tune", "student", 5), ("measure", "judge", 10)] {
         let paused = Paused::at(&place, (node, step), place.run(name, ""));
+        paused.after(name, step);
         paused.going.signal("INT");
         until("the signal to be seen", || {
             paused.going.text().contains("stopping after this step").then_some(())

@@ -162,6 +162,7 @@ fn a_follower_takes_weights_only_after_its_own_work_of_that_step() {
     bench.input((0, 0), 1.0);
     bench.input((0, 1), 1.0);
     bench.input((1, 0), 1.0);
+    bench.order(Order::Follow(0));
     bench.until(|what| matches!(what, What::Followed { step: 0 }));
     bench.until(|what| matches!(what, What::Measured { at: At { step: 1, .. }, .. }));
     let parcels = bench.kept.parcels.lock().unwrap();

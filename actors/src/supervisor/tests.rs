@@ -56,7 +56,7 @@ impl Trial {
         let charge = Charge {
             graph: Arc::new(self.graph),
             hosts: Hosts::new(crew, BTreeMap::new(), None),
-            record: Record::open(&folder.join("metrics.csv"), 0).unwrap(),
+            record: Record::open(&folder.join("metrics.csv"), u64::MAX).unwrap(),
             checkpointer: Checkpointer::open(&folder.join("checkpoints"), "g", 3).unwrap(),
             policy: Policy { every: self.every, keep: 3 },
             audience,
@@ -168,13 +168,18 @@ fn a_node_that_hangs_is_named_after_the_deadline() {
     assert!(cause.contains("`model`"), "{cause}");
 }
 
-/// Stops the run at its last step.
-struct Objector(u64);
+/// Stops the run after a step.
+struct Objector {
+    step: u64,
+    reason: &'static str,
+}
 
 impl Observer for Objector {
     fn observe(&mut self, happening: &Happening) -> Verdict {
         match happening {
-            Happening::Stepped { step, .. } if *step == self.0 => Verdict::Stop("no".to_owned()),
+            Happening::Stepped { step, .. } if *step == self.step => {
+                Verdict::Stop(self.reason.to_owned())
+            }
             _ => Verdict::GoOn,
         }
     }
@@ -184,7 +189,38 @@ impl Observer for Objector {
 fn an_observer_may_object_to_the_last_step() {
     let folder = tempfile::tempdir().unwrap();
     let mut trial = Trial::new(8);
-    trial.observers.push(Box::new(Objector(7)));
+    trial.observers.push(Box::new(Objector { step: 7, reason: "no" }));
     let (outcome, _) = trial.run(folder.path());
     assert_eq!(outcome, Outcome::Failed { cause: "no".to_owned() });
+}
+
+/// Frames of the next step are on their way when a run is interrupted, and the checkpoint before is
+/// still being written: the one that ends the run must not contain an update of the next step.
+#[test]
+fn a_run_interrupted_while_a_checkpoint_is_written_goes_on_with_the_same_numbers() {
+    // A loss that trains does not wait to be told that the step before is over.
+    let new = || {
+        let mut trial = Trial::new(20);
+        let nodes = &mut trial.graph.stages[0].nodes;
+        let optimizer = nodes["model"].spec.optimizer.clone();
+        nodes.get_mut("loss").unwrap().spec.optimizer = optimizer;
+        trial
+    };
+    let plain = tempfile::tempdir().unwrap();
+    let (_, expected) = new().run(plain.path());
+    let folder = tempfile::tempdir().unwrap();
+    let mut trial = new();
+    trial.every = 2;
+    trial.graph.experiment.run.prefetch = 4;
+    trial.script = Arc::new(|node, _| {
+        let wait = if node == "model is written" { 400 } else { 10 };
+        std::thread::park_timeout(Duration::from_millis(wait));
+    });
+    trial.observers.push(Box::new(Objector { step: 2, reason: "" })); // as a person does
+    let (outcome, numbers) = trial.run(folder.path());
+    assert!(matches!(outcome, Outcome::Interrupted { .. }), "{outcome:?}");
+    assert!(expected.starts_with(&numbers));
+    let (outcome, numbers) = new().run(folder.path());
+    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(numbers, expected);
 }

@@ -382,7 +382,8 @@ fn a_second_process_echoes_and_is_lost_when_it_is_killed_or_frozen() {
     let sent = message(&[1 << 20]);
     loop {
         match here.inbound.recv_timeout(PATIENCE).unwrap() {
-            Inbound::Connected { peer, .. } => here.transport.send(&peer, sent.clone()).unwrap(),
+            // It may be lost again by now; then it comes again.
+            Inbound::Connected { peer, .. } => drop(here.transport.send(&peer, sent.clone())),
             Inbound::Message { message, .. } => break assert!(message == sent),
             Inbound::Lost { .. } => {}
         }

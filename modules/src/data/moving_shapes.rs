@@ -176,7 +176,7 @@ mod tests {
         let mut key = config.open(&Dims::new(), &Key::new(1, "clips")).unwrap();
         let mut step = |step| {
             let at = At { stage: 0, step, microbatch: 0 };
-            let call = Call { key: Key::new(0, "unused"), training: false, at };
+            let call = Call::new(Key::new(0, "unused"), at);
             config.forward(&mut key, Frames::new(), &call).unwrap().frames
         };
         let (first, second, again) = (step(0), step(1), step(0));

@@ -275,7 +275,7 @@ mod tests {
 
     fn call(step: u64) -> Call {
         let at = At { stage: 0, step, microbatch: 0 };
-        Call { key: Key::new(0, "unused"), training: false, at }
+        Call::new(Key::new(0, "unused"), at)
     }
 
     #[test]

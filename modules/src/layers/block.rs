@@ -8,6 +8,7 @@ use super::drop_path::{self, drop_path};
 use super::mlp::{Gelu, Mlp};
 use super::norm::{LayerScale, Norm};
 use crate::init::Init;
+use crate::kind::Call;
 use crate::rng::Key;
 
 /// What a stack of blocks looks like.
@@ -98,13 +99,17 @@ pub fn run(
     blocks: &[Block],
     x: Tensor<3>,
     taps: &[usize],
-    key: Option<&Key>,
+    call: &Call,
 ) -> (Vec<Tensor<3>>, Tensor<3>) {
+    let key = call.training.then_some(&call.key);
     let mut tapped = Vec::with_capacity(taps.len());
     let mut x = x;
     for (number, block) in blocks.iter().enumerate() {
         let key = key.map(|key| key.with_number(number as u64));
-        x = block.forward(x, key.as_ref());
+        x = match &call.segments {
+            Some(segments) => segments.run(block, x, key.as_ref()),
+            None => block.forward(x, key.as_ref()),
+        };
         if taps.contains(&number) {
             tapped.push(x.clone());
         }

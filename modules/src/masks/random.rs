@@ -114,7 +114,7 @@ mod tests {
         let dims = [("T", 3), ("H", 4), ("W", 4)].map(|(k, v)| (k.to_owned(), v));
         let mut state = config.open(&Dims::from(dims), &key).unwrap();
         let video = Frame::f32([2, 3, 3, 4, 4], vec![0.0; 288]);
-        let call = Call { key, training: true, at: At::default() };
+        let call = Call::new(key, At::default());
         let inputs = Frames::from([("video".to_owned(), video)]);
         let given = config.forward(&mut state, inputs, &call).unwrap();
         let visible = &given.frames["visible"];

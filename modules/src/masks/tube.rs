@@ -104,7 +104,7 @@ mod tests {
         let key = Key::new(1, "mask");
         let dims = [("T", 4), ("H", 2), ("W", 3)].map(|(k, v)| (k.to_owned(), v));
         let mut state = config.open(&Dims::from(dims), &key).unwrap();
-        let call = Call { key, training: true, at: At::default() };
+        let call = Call::new(key, At::default());
         let video = Frame::f32([1, 3, 4, 2, 3], vec![0.0; 72]);
         let inputs = Frames::from([("video".to_owned(), video)]);
         let given = config.forward(&mut state, inputs, &call).unwrap();

@@ -331,7 +331,7 @@ impl Kind for Config {
         let x = module.embed(inputs.take("video")?, inputs.take_if("visible")?);
         let taps = block::taps(self.size().depth, self.taps(), self.tap_interval);
         let key = call.training.then_some(&call.key);
-        let (layers, x) = block::run(&module.blocks, x, &taps, key);
+        let (layers, x) = block::run(&module.blocks, x, &taps, call);
         let (pooled, _) = module.clip_projector.forward(x.clone());
         let layers: Tensor<4> = Tensor::stack(layers, 0);
         let mean: Tensor<2> = x.clone().slice_dim(1, 1..).mean_dim(1).squeeze_dim(1);

@@ -213,8 +213,7 @@ impl Kind for Config {
         let video: Tensor<5> = inputs.take("video")?;
         let [batch, _, frames, _, _] = video.dims();
         let taps = block::taps(self.size().depth, self.taps(), self.tap_interval);
-        let key = call.training.then_some(&call.key);
-        let (layers, x) = block::run(&module.blocks, module.embed(video), &taps, key);
+        let (layers, x) = block::run(&module.blocks, module.embed(video), &taps, call);
         let layers: Vec<_> = layers.into_iter().map(|layer| unit(unfold(layer, frames))).collect();
         let (pooled, map) = module.clip_projector.forward(x);
         let [_, width] = pooled.dims();

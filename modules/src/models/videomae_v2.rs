@@ -255,8 +255,7 @@ impl Kind for Config {
     ) -> Result<Tensors, NodeError> {
         let x = module.embed(inputs.take("video")?);
         let taps = block::taps(self.size().depth, self.taps(), self.tap_interval);
-        let key = call.training.then_some(&call.key);
-        let (mut layers, x) = block::run(&module.blocks, x, &taps, key);
+        let (mut layers, x) = block::run(&module.blocks, x, &taps, call);
         let x = match &module.norm {
             Some(norm) => norm.forward(x),
             None => x,

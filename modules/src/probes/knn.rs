@@ -193,7 +193,7 @@ mod tests {
 
     fn step(config: &Config, bank: &mut Bank, step: u64, values: [f32; 4]) -> Forwarded {
         let at = At { step, ..At::default() };
-        let call = Call { key: Key::new(0, "knn"), training: false, at };
+        let call = Call::new(Key::new(0, "knn"), at);
         let features = Frame::f32([2, 2], values);
         let inputs = [("features", features), ("label", Frame::i64([2], [0, 1]))];
         let inputs = inputs.map(|(name, frame)| (name.to_owned(), frame)).into();

@@ -53,7 +53,7 @@ impl<K: Kind + std::fmt::Debug> Network<K> {
 
     /// Runs the kind as a node does, without drop path.
     pub fn forward(&self, inputs: Tensors) -> Tensors {
-        let call = Call { key: Key::new(0, "golden"), training: false, at: At::default() };
+        let call = Call::new(Key::new(0, "golden"), At::default());
         self.kind.forward(&self.module, inputs, &call).unwrap_or_else(|error| panic!("{error}"))
     }
 

@@ -1,0 +1,81 @@
+//! Activation checkpointing: the activations of a block are computed again when they are needed.
+//!
+//! A forward pass cuts the graph at every block: the block runs without autodiff, and only its
+//! input is kept (Chen et al. 2016). The backward pass goes through the cuts from the end: it runs
+//! a block again, with autodiff, and hands the gradient of its input on. The mechanism is the cut
+//! between actors, inside a node.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::module::Module as _;
+use burn::tensor::{Gradients, Tensor};
+
+use crate::layers::block::Block;
+use crate::rng::Key;
+use crate::vjp;
+
+/// The blocks of one forward pass, in the order in which they ran.
+#[derive(Clone, Default)]
+pub struct Segments(Arc<Mutex<Vec<Segment>>>);
+
+impl fmt::Debug for Segments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Segments")
+    }
+}
+
+/// One block, cut out of the graph.
+struct Segment {
+    block: Block,
+    key: Option<Key>,
+    /// Where the graph before the block ends.
+    input: Tensor<3>,
+    /// The leaf with which the graph after the block begins.
+    output: Tensor<3>,
+}
+
+impl Segments {
+    /// Runs a block on `[B, N, D]` without keeping its activations.
+    pub fn run(&self, block: &Block, input: Tensor<3>, key: Option<&Key>) -> Tensor<3> {
+        let value = block.valid().forward(input.clone().inner(), key);
+        let output = value.autodiff().require_grad();
+        let segment =
+            Segment { block: block.clone(), key: key.cloned(), input, output: output.clone() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(segment);
+        output
+    }
+
+    /// Goes back through all blocks. `gradients` are those of the graph after the last one;
+    /// `each` sees them, and those of each part before, once.
+    pub(crate) fn backward(&self, mut gradients: Gradients, each: &mut dyn FnMut(&mut Gradients)) {
+        let segments = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut arrived: Vec<Option<Tensor<3>>> = vec![None; segments.len()];
+        let mut absorb = |gradients: &mut Gradients, arrived: &mut [Option<Tensor<3>>]| {
+            for (segment, sum) in segments.iter().zip(arrived) {
+                let Some(new) = segment.output.grad_remove(gradients) else { continue };
+                *sum = Some(match sum.take() {
+                    Some(sum) => sum + new.inner(),
+                    None => new.inner(),
+                });
+            }
+            each(gradients);
+        };
+        absorb(&mut gradients, &mut arrived);
+        for (number, segment) in segments.iter().enumerate().rev() {
+            let Some(gradient) = arrived[number].take() else { continue };
+            let leaf = segment.input.clone().inner().autodiff().require_grad();
+            let output = segment.block.forward(leaf.clone(), segment.key.as_ref());
+            let Some(mut inside) = vjp::backward(vec![(output.into(), gradient.into())]) else {
+                continue;
+            };
+            let upstream = leaf.grad_remove(&mut inside);
+            absorb(&mut inside, &mut arrived);
+            let Some(upstream) = upstream else { continue };
+            let before = vec![(segment.input.clone().into(), upstream.inner().into())];
+            if let Some(mut before) = vjp::backward(before) {
+                absorb(&mut before, &mut arrived);
+            }
+        }
+    }
+}
