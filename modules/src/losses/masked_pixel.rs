@@ -9,8 +9,8 @@
 //! | `loss`      | `1`         | mean squared error over pixels and counted patches           |
 //!
 //! The target is a patch's pixels in 0..1. With `normalise` each channel of each patch is given
-//! mean 0 and deviation 1 (unbiased, plus 1e-6) first: a loss of 1 is then what a painter of
-//! nothing gets. Every counted patch of the batch weighs the same.
+//! mean 0 and deviation 1 (unbiased, plus 1e-6) first: who paints nothing gets 1 for a patch with
+//! structure and 0 for a flat one. Every counted patch of the batch weighs the same.
 //! Source: Tong et al. 2022, "VideoMAE" (arXiv 2203.12602), section 3; Wang et al. 2023,
 //! "VideoMAE V2" (arXiv 2303.16727), section 3.2.
 
