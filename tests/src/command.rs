@@ -74,9 +74,19 @@ pub fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
 /// Experiments of the repository, without overlays.
 pub fn experiments() -> Vec<PathBuf> {
     let mut found = files("experiments", "yaml");
-    found.retain(|file| {
-        let text = fs::read_to_string(root().join(file)).expect("a readable file");
-        text.contains("\ngraph:")
-    });
+    found.retain(|file| !is_overlay(file));
     found
+}
+
+/// Overlays of the repository.
+pub fn overlays() -> Vec<PathBuf> {
+    let mut found = files("experiments", "yaml");
+    found.retain(|file| is_overlay(file));
+    found
+}
+
+/// Whether a file says so in its first line.
+fn is_overlay(file: &Path) -> bool {
+    let text = fs::read_to_string(root().join(file)).expect("a readable file");
+    text.starts_with("# Overlay: ")
 }

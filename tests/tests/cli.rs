@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use tests::command::{Ran, experiments, playhouse, root};
+use tests::command::{Ran, experiments, overlays, playhouse, root};
 
 fn run(arguments: &[&str]) -> Ran {
     playhouse(env!("CARGO_BIN_EXE_playhouse-test"), &root(), arguments)
@@ -122,7 +122,10 @@ fn every_experiment_checks() {
 
 #[test]
 fn overlays_check_over_their_experiment() {
-    for overlay in ["two_processes.yaml", "three_processes_tcp.yaml"] {
+    let overlays = overlays();
+    assert!(overlays.len() >= 3, "{overlays:?}");
+    for overlay in overlays {
+        let overlay = overlay.to_str().unwrap();
         run(&["check", "experiments/internvideo2/stage1.yaml", "--with", overlay]).done();
     }
 }

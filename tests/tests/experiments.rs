@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use experiments::read::{self, Overrides};
-use tests::command::{experiments, playhouse, root};
+use schemas::diagnostic::Report;
+use schemas::layers::{self, Layer};
+use tests::command::{experiments, overlays, playhouse, root};
 
 /// A folder with a small `data/shapes`, made with the options that the experiment's header names.
 fn data(text: &str) -> tempfile::TempDir {
@@ -18,11 +20,14 @@ fn data(text: &str) -> tempfile::TempDir {
     folder
 }
 
-/// `--set` arguments that make an experiment small.
-fn small(file: &Path) -> Vec<String> {
-    let text = fs::read_to_string(file).unwrap();
-    let mut problems = schemas::diagnostic::Report::default();
-    let tree = schemas::yaml::parse("file", &text, &mut problems).unwrap();
+/// `--set` arguments that make an experiment under an overlay small.
+fn small(file: &Path, overlay: Option<&Path>) -> Vec<String> {
+    let layer = |file: &Path| Layer::File {
+        name: file.display().to_string(),
+        text: fs::read_to_string(file).unwrap(),
+    };
+    let files: Vec<Layer> = [Some(file), overlay].into_iter().flatten().map(layer).collect();
+    let tree = layers::merge(&files, &mut Report::default()).unwrap();
     let mut set = Vec::new();
     for (name, node) in tree.get("graph").unwrap().entries() {
         if node.get("kind").and_then(|kind| kind.text()).is_some_and(|k| k.starts_with("data/")) {
@@ -45,28 +50,37 @@ fn small(file: &Path) -> Vec<String> {
     set
 }
 
-fn laptop() -> Vec<PathBuf> {
-    let mut files = experiments();
-    files.retain(|f| !fs::read_to_string(root().join(f)).unwrap().contains("Not for a laptop"));
-    files
+fn read_text(file: &Path) -> String {
+    fs::read_to_string(root().join(file)).unwrap()
+}
+
+/// Experiments for a laptop, and stage 1 under each overlay that changes what is trained.
+fn laptop() -> Vec<(PathBuf, Option<PathBuf>)> {
+    let plain = experiments().into_iter().map(|file| (file, None));
+    let plain = plain.filter(|(file, _)| !read_text(file).contains("Not for a laptop"));
+    let stage1 = PathBuf::from("experiments/internvideo2/stage1.yaml");
+    let overlays = overlays().into_iter().filter(|file| read_text(file).contains("\ncurriculum:"));
+    plain.chain(overlays.map(|file| (stage1.clone(), Some(file)))).collect()
 }
 
 #[test]
 fn every_laptop_experiment_runs_two_steps_of_each_stage() {
     let files = laptop();
     assert!(files.len() >= 3, "{files:?}");
-    for file in files {
+    for (file, overlay) in files {
         let path = root().join(&file);
-        let data = data(&fs::read_to_string(&path).unwrap());
-        let out = file.file_stem().unwrap().to_str().unwrap().to_owned();
-        let set = small(&path);
-        let mut arguments = vec!["run", path.to_str().unwrap(), "--out", &out];
+        let data = data(&read_text(&file));
+        let out = overlay.as_ref().unwrap_or(&file).file_stem().unwrap().to_str().unwrap();
+        let with: Vec<PathBuf> = overlay.iter().map(|file| root().join(file)).collect();
+        let set = small(&path, with.first().map(PathBuf::as_path));
+        let mut arguments = vec!["run", path.to_str().unwrap(), "--out", out];
+        arguments.extend(with.iter().flat_map(|file| ["--with", file.to_str().unwrap()]));
         arguments.extend(set.iter().flat_map(|value| ["--set", value.as_str()]));
         let ran = playhouse(env!("CARGO_BIN_EXE_playhouse-test"), data.path(), &arguments);
         assert_eq!(ran.code, 0, "{}: {}", file.display(), ran.shown());
-        let overrides = Overrides { set, ..Overrides::default() };
+        let overrides = Overrides { with, set };
         let checked = read::experiment(&path, &overrides).unwrap().unwrap();
-        let metrics = fs::read_to_string(data.path().join(&out).join("metrics.csv")).unwrap();
+        let metrics = fs::read_to_string(data.path().join(out).join("metrics.csv")).unwrap();
         for (index, stage) in checked.graph.stages.iter().enumerate() {
             for loss in stage.losses.keys() {
                 let last = 2 * index + 1;
@@ -82,8 +96,9 @@ fn every_laptop_experiment_runs_two_steps_of_each_stage() {
 
 #[test]
 fn every_experiment_says_what_it_asks_costs_and_expects() {
-    for file in experiments() {
-        let text = fs::read_to_string(root().join(&file)).unwrap();
+    let overlays = overlays().into_iter().filter(|file| read_text(file).contains("\nquestion: "));
+    for file in experiments().into_iter().chain(overlays) {
+        let text = read_text(&file);
         let header: Vec<&str> = text
             .lines()
             .take_while(|line| line.starts_with("# ") || line.starts_with("#  "))

@@ -124,6 +124,27 @@ pub fn taps(depth: usize, count: usize, interval: f64) -> Vec<usize> {
 }
 
 impl BlocksConfig {
+    /// Blocks of VideoMAE: LayerNorm, biases of queries and values, exact GELU.
+    pub fn videomae(width: usize, depth: usize, heads: usize, hidden: usize) -> Self {
+        let attention = AttentionConfig {
+            width,
+            heads,
+            bias: QkvBias::QueryValue,
+            qk_norm: false,
+            cosine: false,
+            across_heads: false,
+        };
+        Self {
+            depth,
+            attention,
+            hidden,
+            gelu: Gelu::Exact,
+            rms: false,
+            layer_scale: 0.0,
+            drop_path: 0.0,
+        }
+    }
+
     /// Blocks of InternVideo2: RMSNorm, norms on q and k, no biases in the fused projection.
     pub fn internvideo2(width: usize, depth: usize, heads: usize, hidden: usize) -> Self {
         let attention = AttentionConfig {

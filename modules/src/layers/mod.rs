@@ -4,6 +4,7 @@ pub mod attention;
 mod attention_ops;
 pub mod block;
 pub mod drop_path;
+pub mod fixed_table;
 pub mod mlp;
 pub mod norm;
 pub mod patch_embed;

@@ -17,6 +17,18 @@ pub struct Projection {
     pub bias: Param<Tensor<1>>,
 }
 
+/// Cuts `[B, C, T, H, W]` into patches of `[frames, rows, columns]` pixels; returns
+/// `[B, N, C, pixels]`, patches and pixels time outermost, then rows.
+pub fn patches(video: Tensor<5>, cut: [usize; 3]) -> Tensor<4> {
+    let [batch, channels, frames, height, width] = video.dims();
+    let [t, p, q] = cut;
+    let [times, rows, columns] = [frames / t, height / p, width / q];
+    video
+        .reshape([batch, channels, times, t, rows, p, columns, q])
+        .permute([0, 2, 4, 6, 1, 3, 5, 7])
+        .reshape([batch, times * rows * columns, channels, t * p * q])
+}
+
 /// One token per patch.
 #[derive(Module, Debug)]
 pub struct PatchEmbed {
@@ -35,16 +47,12 @@ impl PatchEmbed {
 
     /// `video`: `[B, 3, T, H, W]`; returns tokens `[B, N, D]`, time outermost, then rows.
     pub fn forward(&self, video: Tensor<5>) -> Tensor<3> {
-        let [batch, channels, frames, height, columns] = video.dims();
         let kernel = self.proj.weight.val();
-        let [width, _, t, p, _] = kernel.dims();
-        let [rows, across] = [height / p, columns / p];
-        let tokens = frames / t * rows * across;
-        let patches = video
-            .reshape([batch, channels, frames / t, t, rows, p, across, p])
-            .permute([0, 2, 4, 6, 1, 3, 5, 7])
-            .reshape([batch, tokens, channels * t * p * p]);
-        let kernel = kernel.reshape([width, channels * t * p * p]).transpose();
+        let [width, channels, t, p, _] = kernel.dims();
+        let patches = patches(video, [t, p, p]);
+        let [batch, tokens, _, pixels] = patches.dims();
+        let kernel = kernel.reshape([width, channels * pixels]).transpose();
+        let patches = patches.reshape([batch, tokens, channels * pixels]);
         patches.matmul(kernel.unsqueeze()) + self.proj.bias.val().unsqueeze()
     }
 }

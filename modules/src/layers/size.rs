@@ -122,13 +122,17 @@ impl Size {
         [side(dims, "T") / self.tubelet, side(dims, "H") / self.patch, side(dims, "W") / self.patch]
     }
 
+    /// Numbers in a patch: three colours of its pixels.
+    pub fn voxels(&self) -> usize {
+        3 * self.tubelet * self.patch * self.patch
+    }
+
     /// Floating point operations of the blocks and the patch embedding for one sample, with
     /// `all` patches and `kept` tokens.
     pub fn flops(&self, all: usize, kept: usize) -> u64 {
         let [d, s, n] = [self.width as u64, kept as u64, all as u64];
         let block = 2 * s * (4 * d * d + 2 * d * self.hidden as u64) + 4 * s * s * d;
-        let voxels = (3 * self.tubelet * self.patch * self.patch) as u64;
-        self.depth as u64 * block + 2 * n * voxels * d
+        self.depth as u64 * block + 2 * n * self.voxels() as u64 * d
     }
 
     /// Problems of patch and tubelet, for kinds whose own options they are.
@@ -198,6 +202,24 @@ pub fn check_taps(depth: usize, taps: usize, interval: f64) -> Vec<OptionProblem
         problems.push(OptionProblem::new("tap_interval", message, "use 1, or fewer taps"));
     }
     problems
+}
+
+/// Problems of options for the pooling, where there is none.
+pub fn check_no_pool(options: &SizeOptions) -> Vec<OptionProblem> {
+    let given = [("pool_heads", options.pool_heads), ("pooled", options.pooled)];
+    let given = given.into_iter().filter(|(_, value)| value.is_some());
+    let refuse = |(name, _)| {
+        let message = "there is no attention pooling here";
+        OptionProblem::new(format!("size.{name}"), message, "leave it out")
+    };
+    given.map(refuse).collect()
+}
+
+/// A problem when more tokens are named than there are.
+pub fn check_named(name: &str, named: usize, all: usize) -> Option<OptionProblem> {
+    let message = format!("{named} {name} tokens of {all}");
+    let hint = "use the mask of this lattice";
+    (all > 0 && named > all).then(|| OptionProblem::new("size", message, hint))
 }
 
 /// A problem when `value` is not in `[0, 1)`.

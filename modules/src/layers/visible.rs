@@ -1,9 +1,11 @@
 //! Choosing which patches stay visible.
 //!
 //! A choice is a list of patch indices, time-major and ascending. A mask of ratio r leaves
-//! `N - floor(N r)` of N patches visible.
+//! `N - floor(N r)` of N patches visible. Every mask gives the visible patches and the hidden ones.
 
-use schemas::frame::Frame;
+use schemas::frame::{Frame, Frames};
+use schemas::node::Forwarded;
+use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
 
 use crate::rng::Key;
@@ -49,8 +51,47 @@ pub fn first(orders: &[Vec<usize>], count: usize) -> Vec<i64> {
     chosen
 }
 
+/// The outputs of a mask that leaves `seen` of `all` patches of a lattice visible; all are dims.
+pub fn ports(inputs: Ports, seen: &str, all: &str, lattice: &str) -> Ports {
+    inputs
+        .plain("visible", format!("B {seen}"))
+        .int()
+        .lattice(lattice)
+        .about("indices of visible patches, ascending")
+        .plain("hidden", format!("B {all}-{seen}"))
+        .int()
+        .lattice(lattice)
+        .about("indices of hidden patches, ascending")
+}
+
+/// What [`ports`] promises: the visible patches of each sample, and the others of `all`.
+pub fn give(samples: Vec<Vec<i64>>, all: usize) -> Forwarded {
+    let hidden = samples.iter().map(|seen| others(seen, all)).collect();
+    let frames = [("visible", frame(samples)), ("hidden", frame(hidden))];
+    let frames = Frames::from(frames.map(|(port, frame)| (port.to_owned(), frame)));
+    Forwarded { frames, ..Forwarded::default() }
+}
+
+/// The numbers below `all` that are not in an ascending list.
+fn others(seen: &[i64], all: usize) -> Vec<i64> {
+    (0..all as i64).filter(|index| seen.binary_search(index).is_err()).collect()
+}
+
 /// Choices of all samples as a frame `[B, V]`.
-pub fn frame(samples: Vec<Vec<i64>>) -> Frame {
+fn frame(samples: Vec<Vec<i64>>) -> Frame {
     let shape = [samples.len(), samples.first().map_or(0, Vec::len)];
     Frame::i64(shape, samples.into_iter().flatten())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_is_visible_or_hidden() {
+        let given = give(vec![vec![1, 2], vec![0, 4]], 5).frames;
+        assert_eq!(given["visible"].to_i64(), [1, 2, 0, 4]);
+        assert_eq!(given["hidden"].to_i64(), [0, 3, 4, 1, 2, 3]);
+        assert_eq!(given["hidden"].shape(), [2, 3]);
+    }
 }

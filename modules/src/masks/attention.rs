@@ -4,10 +4,12 @@
 //! |-------------|---------|---------------------------------------------------------|
 //! | `attention` | `B T P` | weight of each patch, not negative; rows need no sum    |
 //! | `visible`   | `B V`   | indices of visible patches, time-major, ascending       |
+//! | `hidden`    | `B N-V` | indices of the others, time-major, ascending            |
 //!
-//! Per frame V is `T (P - floor(P ratio))`; per clip `T P - floor(T P ratio)`. Patches are drawn
-//! without replacement with probability proportional to their weight: the largest weight divided
-//! by an Exp(1) draw comes first. Source: InternVideo2 (arXiv 2403.15377); recipes §1.4, D7.
+//! N is `T P`. Per frame V is `T (P - floor(P ratio))`; per clip `T P - floor(T P ratio)`. Patches
+//! are drawn without replacement with probability proportional to their weight: the largest weight
+//! divided by an Exp(1) draw comes first.
+//! Source: InternVideo2 (arXiv 2403.15377); recipes §1.4, D7.
 
 use schemars::JsonSchema;
 use schemas::dims::{Dims, keep};
@@ -56,14 +58,11 @@ impl Host for Config {
             Per::Frame => format!("T*keep(P,{})", self.ratio),
             Per::Clip => format!("keep(T*P,{})", self.ratio),
         };
-        Ports::default()
+        let inputs = Ports::default()
             .stopped("attention", "B T P")
             .lattice("T h w")
-            .about("weight of each patch")
-            .plain("visible", format!("B {seen}"))
-            .int()
-            .lattice("T h w")
-            .about("indices of visible patches, ascending")
+            .about("weight of each patch");
+        visible::ports(inputs, &seen, "T*P", "T h w")
     }
 
     fn check(&self, _: &Dims) -> Vec<OptionProblem> {
@@ -90,8 +89,7 @@ impl Host for Config {
             self.choose(scores, &noise, patches)
         };
         let chosen = scores.chunks(frames * patches).enumerate().map(one).collect();
-        let frames = Frames::from([("visible".to_owned(), visible::frame(chosen))]);
-        Ok(Forwarded { frames, ..Forwarded::default() })
+        Ok(visible::give(chosen, frames * patches))
     }
 }
 

@@ -4,6 +4,7 @@
 //! |-----------|-------------|-----------------------------------------------------|
 //! | `video`   | `B 3 T H W` | any clip; only its shape is used                    |
 //! | `visible` | `B V`       | indices of visible patches, time-major, ascending   |
+//! | `hidden`  | `B N-V`     | indices of the others, time-major, ascending        |
 //!
 //! Per clip V is `N - floor(N ratio)` of N patches; per frame the same is hidden of every frame.
 //! Source: Tong et al. 2022, "VideoMAE" (arXiv 2203.12602), figure 3.
@@ -56,13 +57,10 @@ impl Host for Config {
             Per::Clip => format!("keep({},{ratio})", size.tokens()),
             Per::Frame => format!("({})*keep({},{ratio})", size.times(), size.places()),
         };
-        Ports::default()
+        let inputs = Ports::default()
             .stopped("video", "B 3 T H W")
-            .about("any clip; only its shape is used")
-            .plain("visible", format!("B {seen}"))
-            .int()
-            .lattice(size.lattice())
-            .about("indices of visible patches, ascending")
+            .about("any clip; only its shape is used");
+        visible::ports(inputs, &seen, &size.tokens(), &size.lattice())
     }
 
     fn check(&self, _: &Dims) -> Vec<OptionProblem> {
@@ -93,8 +91,7 @@ impl Host for Config {
             visible::first(&orders, keep(group, self.ratio))
         };
         let chosen = (0..batch).map(one).collect();
-        let frames = Frames::from([("visible".to_owned(), visible::frame(chosen))]);
-        Ok(Forwarded { frames, ..Forwarded::default() })
+        Ok(visible::give(chosen, frames * rows * columns))
     }
 }
 

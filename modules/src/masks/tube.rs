@@ -4,8 +4,9 @@
 //! |-----------|-------------|-----------------------------------------------------|
 //! | `video`   | `B 3 T H W` | any clip; only its shape is used                    |
 //! | `visible` | `B V`       | indices of visible patches, time-major, ascending   |
+//! | `hidden`  | `B N-V`     | indices of the others, time-major, ascending        |
 //!
-//! V is `T/t (A - floor(A ratio))` with A places in a frame.
+//! N is the number of patches, V is `T/t (A - floor(A ratio))` with A places in a frame.
 //! Source: Tong et al. 2022, "VideoMAE" (arXiv 2203.12602), section 3.3.
 
 use schemars::JsonSchema;
@@ -51,13 +52,10 @@ impl Host for Config {
     fn ports(&self, _: &[String]) -> Ports {
         let size = self.size();
         let seen = format!("({})*keep({},{})", size.times(), size.places(), self.ratio);
-        Ports::default()
+        let inputs = Ports::default()
             .stopped("video", "B 3 T H W")
-            .about("any clip; only its shape is used")
-            .plain("visible", format!("B {seen}"))
-            .int()
-            .lattice(size.lattice())
-            .about("indices of visible patches, ascending")
+            .about("any clip; only its shape is used");
+        visible::ports(inputs, &seen, &size.tokens(), &size.lattice())
     }
 
     fn check(&self, _: &Dims) -> Vec<OptionProblem> {
@@ -84,8 +82,7 @@ impl Host for Config {
             visible::first(&vec![order; frames], keep(places, self.ratio))
         };
         let chosen = (0..batch).map(one).collect();
-        let frames = Frames::from([("visible".to_owned(), visible::frame(chosen))]);
-        Ok(Forwarded { frames, ..Forwarded::default() })
+        Ok(visible::give(chosen, frames * places))
     }
 }
 

@@ -32,7 +32,9 @@ use crate::layers::mlp::{Gelu, Mlp};
 use crate::layers::norm::Norm;
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::pool::AttentionPool;
-use crate::layers::size::{Size, SizeOptions, check_classes, check_share, check_taps, side};
+use crate::layers::size::{
+    Size, SizeOptions, check_classes, check_named, check_share, check_taps, side,
+};
 use crate::layers::{positions, tokens};
 use crate::rng::Key;
 use crate::tensors::Tensors;
@@ -285,10 +287,7 @@ impl Kind for Config {
             problems.push(OptionProblem::new("extra_mlp", message, "set `classes`"));
         }
         let all: usize = if problems.is_empty() { size.cut(dims).iter().product() } else { 0 };
-        if all > 0 && side(dims, "V") > all {
-            let message = format!("{} visible tokens of {all}", side(dims, "V"));
-            problems.push(OptionProblem::new("size", message, "use the mask of this lattice"));
-        }
+        problems.extend(check_named("visible", side(dims, "V"), all));
         problems
     }
 

@@ -1,23 +1,23 @@
 //! VideoMAE V2 encoder: a video transformer without class token, InternVideo2's motion teacher.
 //!
-//! | port     | dims        | what                                                          |
-//! |----------|-------------|---------------------------------------------------------------|
-//! | `video`  | `B 3 T H W` | RGB, ImageNet mean and deviation                              |
-//! | `layers` | `K B N D`   | tapped residual stream, ascending, as unit vectors            |
-//! | `tokens` | `B N D`     | after the last block and its norm                             |
-//! | `pooled` | `B D`       | mean over tokens; with `classes` the norm comes after it      |
-//! | `logits` | `B classes` | with `classes`: linear head on `pooled`                       |
+//! | port      | dims        | what                                                         |
+//! |-----------|-------------|--------------------------------------------------------------|
+//! | `video`   | `B 3 T H W` | RGB, ImageNet mean and deviation                             |
+//! | `visible` | `B V`       | optional: indices of visible patches, time-major, ascending  |
+//! | `layers`  | `K B S D`   | tapped residual stream, ascending, as unit vectors           |
+//! | `tokens`  | `B S D`     | after the last block and its norm                            |
+//! | `pooled`  | `B D`       | mean over tokens; with `classes` the norm comes after it     |
+//! | `logits`  | `B classes` | with `classes`: linear head on `pooled`                      |
 //!
-//! N = T/t H/p W/p. The final LayerNorm is applied to the last tap only. With `classes` the
+//! S = V with `visible`, as the encoder of a masked autoencoder (`models/videomae_decoder` is the
+//! other half), else T/t H/p W/p. The final LayerNorm is applied to the last tap only. With `classes` the
 //! network has a norm of the pooled feature instead of a norm of the tokens, as the fine-tuned
 //! checkpoints do. Positions are a fixed interleaved sine-cosine table.
 //! Source: Wang et al. 2023, "VideoMAE V2" (arXiv 2303.16727); recipes §1.3.
 
-use std::sync::{Arc, OnceLock};
-
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 use schemars::JsonSchema;
 use schemas::dims::Dims;
 use schemas::entry::{Entry, OptionProblem};
@@ -27,13 +27,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
-use crate::layers::attention::{AttentionConfig, QkvBias};
+use crate::layers::attention::AttentionConfig;
 use crate::layers::block::{self, Block, BlocksConfig};
-use crate::layers::mlp::Gelu;
+use crate::layers::fixed_table::FixedTable;
 use crate::layers::norm::{Norm, unit};
 use crate::layers::patch_embed::PatchEmbed;
-use crate::layers::positions::{self, Lattice};
-use crate::layers::size::{Size, SizeOptions, check_classes, check_share, check_taps, side};
+use crate::layers::size::{
+    Size, SizeOptions, check_classes, check_named, check_no_pool, check_share, check_taps, side,
+};
+use crate::layers::tokens;
 use crate::tensors::Tensors;
 
 /// Published sizes, and one for laptops.
@@ -80,6 +82,9 @@ pub struct Config {
     /// Classes of `logits`; no head when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
+    /// What the keys of weights files begin with: `encoder.` in pre-training checkpoints.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub key_prefix: String,
 }
 
 impl Default for Config {
@@ -95,32 +100,8 @@ impl Default for Config {
             across_heads: false,
             table_side: None,
             classes: None,
+            key_prefix: String::new(),
         }
-    }
-}
-
-/// The fixed position table, computed when it is first used.
-#[derive(Debug, Clone)]
-pub struct FixedTable {
-    lattice: Lattice,
-    width: usize,
-    side: Option<usize>,
-    made: Arc<OnceLock<Vec<f32>>>,
-}
-
-impl FixedTable {
-    /// Values, `[N, D]` row-major.
-    pub fn values(&self) -> &[f32] {
-        self.made.get_or_init(|| {
-            let [frames, rows, columns] = self.lattice;
-            match self.side {
-                Some(side) if [side, side] != [rows, columns] => {
-                    let table = positions::interleaved(frames * side * side, self.width);
-                    positions::resize(&table, [side, side], [rows, columns], self.width)
-                }
-                _ => positions::interleaved(frames * rows * columns, self.width),
-            }
-        })
     }
 }
 
@@ -143,13 +124,14 @@ pub struct VideoMaeV2 {
 }
 
 impl VideoMaeV2 {
-    /// Tokens of the first block, `[B, N, D]`.
-    pub fn embed(&self, video: Tensor<5>) -> Tensor<3> {
+    /// Tokens of the first block, `[B, S, D]`: all patches or the visible ones, with positions.
+    pub fn embed(&self, video: Tensor<5>, visible: Option<Tensor<2, Int>>) -> Tensor<3> {
         let x = self.patch_embed.forward(video);
-        let [_, tokens, width] = x.dims();
-        let data = TensorData::new(self.table.values().to_vec(), [1, tokens, width]);
-        let table = Tensor::<3>::from_data(data, &x.device().inner());
-        x.clone() + table.cast(x.dtype())
+        let x = x.clone() + self.table.tensor(&x);
+        match visible {
+            Some(visible) => tokens::gather(x, visible),
+            None => x,
+        }
     }
 }
 
@@ -170,41 +152,36 @@ impl Config {
     }
 
     fn blocks(&self) -> BlocksConfig {
-        let size = self.size();
-        let attention = AttentionConfig {
-            width: size.width,
-            heads: size.heads,
-            bias: QkvBias::QueryValue,
-            qk_norm: false,
-            cosine: self.cosine_attention,
-            across_heads: self.across_heads,
-        };
-        BlocksConfig {
-            depth: size.depth,
-            attention,
-            hidden: size.hidden,
-            gelu: Gelu::Exact,
-            rms: false,
-            layer_scale: self.layer_scale,
-            drop_path: self.drop_path,
-        }
+        let Size { width, depth, heads, hidden, .. } = self.size();
+        let plain = BlocksConfig::videomae(width, depth, heads, hidden);
+        let (cosine, across_heads) = (self.cosine_attention, self.across_heads);
+        let attention = AttentionConfig { cosine, across_heads, ..plain.attention };
+        let (layer_scale, drop_path) = (self.layer_scale, self.drop_path);
+        BlocksConfig { attention, layer_scale, drop_path, ..plain }
     }
 }
 
 impl Kind for Config {
     type Module = VideoMaeV2;
 
-    fn ports(&self, _: &[String]) -> Ports {
+    fn ports(&self, wired: &[String]) -> Ports {
         let size = self.size();
-        let (taps, width, tokens) = (self.taps(), size.width, size.tokens());
+        let masked = wired.iter().any(|port| port == "visible");
+        let seen = if masked { "V".to_owned() } else { size.tokens() };
+        let (taps, width) = (self.taps(), size.width);
         let ports = Ports::default()
             .input("video", "B 3 T H W")
             .about("RGB, ImageNet mean and deviation")
-            .output("layers", format!("{taps} B {tokens} {width}"))
+            .stopped("visible", "B V")
+            .int()
+            .optional()
+            .lattice(size.lattice())
+            .about("indices of visible patches, ascending")
+            .output("layers", format!("{taps} B {seen} {width}"))
             .lattice(size.lattice())
             .tag("norm", "l2")
             .about("tapped blocks, ascending, unit vectors")
-            .output("tokens", format!("B {tokens} {width}"))
+            .output("tokens", format!("B {seen} {width}"))
             .lattice(size.lattice())
             .about("after the last block and its norm")
             .output("pooled", format!("B {width}"))
@@ -215,19 +192,15 @@ impl Kind for Config {
         }
     }
 
-    fn check(&self, _: &Dims) -> Vec<OptionProblem> {
+    fn check(&self, dims: &Dims) -> Vec<OptionProblem> {
         let size = self.size();
         let mut problems = size.check(2);
         problems.extend(check_taps(size.depth, self.taps(), self.tap_interval));
         problems.extend(check_share("drop_path", self.drop_path));
         problems.extend(check_classes(self.classes));
-        for (name, value) in [("pool_heads", self.size.pool_heads), ("pooled", self.size.pooled)] {
-            if value.is_some() {
-                let option = format!("size.{name}");
-                let message = "this encoder has no attention pooling";
-                problems.push(OptionProblem::new(option, message, "leave it out"));
-            }
-        }
+        problems.extend(check_no_pool(&self.size));
+        let all: usize = if problems.is_empty() { size.cut(dims).iter().product() } else { 0 };
+        problems.extend(check_named("visible", side(dims, "V"), all));
         problems
     }
 
@@ -236,14 +209,13 @@ impl Kind for Config {
         let init = &init.with_sigma(size.sigma);
         let (lattice, width) = (size.cut(dims), size.width);
         let norm = || Norm::layer(width, 1e-6, init);
-        let table = FixedTable { lattice, width, side: self.table_side, made: Arc::default() };
         VideoMaeV2 {
             patch_embed: PatchEmbed::new(width, size.tubelet, size.patch, init),
             blocks: block::blocks(&self.blocks(), init),
             norm: self.classes.is_none().then(norm),
             fc_norm: self.classes.map(|_| norm()),
             head: self.classes.map(|classes| init.linear(width, classes, true, 1000.0)),
-            table,
+            table: FixedTable::new(lattice, width, self.table_side),
         }
     }
 
@@ -253,7 +225,7 @@ impl Kind for Config {
         mut inputs: Tensors,
         call: &Call,
     ) -> Result<Tensors, NodeError> {
-        let x = module.embed(inputs.take("video")?);
+        let x = module.embed(inputs.take("video")?, inputs.take_if("visible")?);
         let taps = block::taps(self.size().depth, self.taps(), self.tap_interval);
         let (mut layers, x) = block::run(&module.blocks, x, &taps, call);
         let x = match &module.norm {
@@ -273,7 +245,8 @@ impl Kind for Config {
     }
 
     fn key(&self, path: &str) -> String {
-        path.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2")
+        let path = path.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2");
+        format!("{}{path}", self.key_prefix)
     }
 
     fn layers(&self) -> usize {
@@ -282,7 +255,8 @@ impl Kind for Config {
 
     fn flops(&self, dims: &Dims) -> u64 {
         let all: usize = self.size().cut(dims).iter().product();
-        side(dims, "B") as u64 * self.size().flops(all, all)
+        let kept = dims.get("V").copied().unwrap_or(all);
+        side(dims, "B") as u64 * self.size().flops(all, kept)
     }
 }
 

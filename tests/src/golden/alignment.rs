@@ -21,13 +21,7 @@ type Alignment = Network<feature_alignment::Config>;
 
 /// Indices of visible patches from a mask with a column for the class token; true is hidden.
 pub fn visible(mask: &Array) -> Array {
-    let (rows, columns) = (mask.shape[0], mask.shape[1]);
-    let shown = |row: &[f64]| -> Vec<f64> {
-        let patches = row.iter().skip(1).enumerate();
-        patches.filter(|(_, hidden)| **hidden == 0.0).map(|(i, _)| i as f64).collect()
-    };
-    let values: Vec<f64> = mask.values.chunks(columns).flat_map(shown).collect();
-    Array { shape: vec![rows, values.len() / rows], values }
+    mask.places(0.0, 1)
 }
 
 struct Setting {

@@ -29,6 +29,18 @@ impl Array {
         Tensor::from_data(TensorData::new(values, self.shape.clone()), device)
     }
 
+    /// Where each row of a mask `[B, N]` holds a value, counted after the first `skip` columns;
+    /// every row holds it equally often.
+    pub fn places(&self, value: f64, skip: usize) -> Self {
+        let (rows, columns) = (self.shape[0], self.shape[1]);
+        let found = |row: &[f64]| -> Vec<f64> {
+            let row = row.iter().skip(skip).enumerate();
+            row.filter(|(_, held)| **held == value).map(|(i, _)| i as f64).collect()
+        };
+        let values: Vec<f64> = self.values.chunks(columns).flat_map(found).collect();
+        Self { shape: vec![rows, values.len() / rows], values }
+    }
+
     /// From any float tensor.
     pub fn of<const D: usize>(tensor: Tensor<D>) -> Self {
         let data = tensor.into_data();

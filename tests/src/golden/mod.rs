@@ -5,6 +5,7 @@
 
 pub mod alignment;
 pub mod attention_mask;
+pub mod autoencoder;
 pub mod fixture;
 pub mod internvideo2;
 pub mod network;
@@ -18,7 +19,7 @@ use std::path::Path;
 use report::Report;
 
 /// Fixtures that must be handled, sorted.
-pub const KNOWN: [&str; 9] = [
+pub const KNOWN: [&str; 10] = [
     "adamw_cosine",
     "internvideo2_ap",
     "internvideo2_attention_mask",
@@ -28,6 +29,7 @@ pub const KNOWN: [&str; 9] = [
     "internvl_clip_teacher",
     "preprocess",
     "videomaev2_finetune",
+    "videomaev2_pretrain",
 ];
 
 /// Checks one fixture folder; none when its name belongs to later work.
@@ -42,6 +44,7 @@ pub fn check(folder: &Path) -> Option<Report> {
         "internvl_clip_teacher" => teachers::check_internvl(folder),
         "preprocess" => Report::of_problems(folder, preprocess::check(folder).err()),
         "videomaev2_finetune" => teachers::check_finetune(folder),
+        "videomaev2_pretrain" => autoencoder::check(folder),
         _ => return None,
     })
 }

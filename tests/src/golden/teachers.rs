@@ -38,7 +38,7 @@ fn size(fixture: &Fixture) -> Value {
 }
 
 /// Compares the residual stream and, under a name of their own, the attention maps.
-fn check_blocks(
+pub fn check_blocks(
     report: &mut Report,
     blocks: &[Block],
     x: Tensor<3>,
@@ -167,7 +167,7 @@ pub fn check_videomae(folder: &Path) -> Report {
     check_gradients(&mut report, &fixture, "", &network.gradients(&mut all));
 
     let module = network.module.valid();
-    let x = module.embed(video.inner());
+    let x = module.embed(video.inner(), None);
     check_blocks(&mut report, &module.blocks, x, "", None);
     report.finish()
 }
@@ -210,6 +210,6 @@ fn check_classifier(
     report.meet(&format!("{prefix}grad_input.video"), &Array::of(gradient));
     check_gradients(report, fixture, prefix, &network.gradients(&mut all));
     let module = network.module.valid();
-    let x = module.embed(video.inner());
+    let x = module.embed(video.inner(), None);
     check_blocks(report, &module.blocks, x, prefix, Some("attn"));
 }

@@ -1,0 +1,249 @@
+//! VideoMAE V2 decoder: a narrow transformer that paints patches from what the encoder saw.
+//!
+//! | port      | dims    | what                                                         |
+//! |-----------|---------|--------------------------------------------------------------|
+//! | `tokens`  | `B V D` | visible tokens of the encoder, after its norm                |
+//! | `visible` | `B V`   | indices of the visible patches                               |
+//! | `decode`  | `B M`   | indices of the patches to paint                              |
+//! | `pixels`  | `B M C` | a patch's pixels: frame, row, column, then RGB; C = 3 t p p  |
+//!
+//! `decode` is a mask's `hidden`, or with dual masking the `visible` of `masks/running_cell`: a
+//! patch may then be both visible and decoded. Tokens are mapped to the decoder's width without
+//! bias; a learned mask token stands for each patch to paint; both get a fixed sine-cosine table.
+//! What a pixel means is up to the loss (`losses/masked_pixel`).
+//! Source: Wang et al. 2023, "VideoMAE V2" (arXiv 2303.16727), section 3.2; Tong et al. 2022,
+//! "VideoMAE" (arXiv 2203.12602).
+
+use burn::module::{Module, Param};
+use burn::nn::Linear;
+use burn::tensor::{Int, Tensor};
+use schemars::JsonSchema;
+use schemas::dims::Dims;
+use schemas::entry::{Entry, OptionProblem};
+use schemas::node::NodeError;
+use schemas::port::Ports;
+use serde::{Deserialize, Serialize};
+
+use crate::init::Init;
+use crate::kind::{self, Call, Kind};
+use crate::layers::block::{self, Block, BlocksConfig};
+use crate::layers::fixed_table::FixedTable;
+use crate::layers::norm::Norm;
+use crate::layers::size::{Size, SizeOptions, check_named, check_no_pool, check_share, side};
+use crate::layers::tokens;
+use crate::rng::Key;
+use crate::tensors::Tensors;
+
+/// Decoders of the published pre-training runs, and one for laptops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum Preset {
+    /// For encoder `g`: 4 blocks of width 512, patches of 14 pixels.
+    #[serde(rename = "g")]
+    G,
+    /// For encoder `b`: 4 blocks of width 384, patches of 16 pixels.
+    #[serde(rename = "b")]
+    B,
+    /// 2 blocks of width 48, patches of 16 pixels.
+    #[default]
+    #[serde(rename = "tiny")]
+    Tiny,
+}
+
+/// Options.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Size to start from.
+    pub preset: Preset,
+    /// Numbers that replace those of the preset; those of the pooling have no use here.
+    pub size: SizeOptions,
+    /// Drop path rate of the last block, when the node trains.
+    pub drop_path: f64,
+}
+
+/// The decoder.
+#[derive(Module, Debug)]
+pub struct VideoMaeDecoder {
+    /// From the encoder's width to the decoder's, without bias.
+    pub encoder_to_decoder: Linear,
+    /// `[1, 1, D]`, in place of each patch to paint.
+    pub mask_token: Param<Tensor<3>>,
+    /// The stack.
+    pub blocks: Vec<Block>,
+    /// Before the head.
+    pub norm: Norm,
+    /// `[D, C]`.
+    pub head: Linear,
+    /// Positions.
+    #[module(skip)]
+    pub table: FixedTable,
+}
+
+impl VideoMaeDecoder {
+    /// Tokens of the first block, `[B, V + M, D]`: visible ones, then those to paint.
+    pub fn embed(
+        &self,
+        tokens: Tensor<3>,
+        visible: Tensor<2, Int>,
+        decode: Tensor<2, Int>,
+    ) -> Tensor<3> {
+        let seen = self.encoder_to_decoder.forward(tokens);
+        let [batch, _, width] = seen.dims();
+        let table = self.table.tensor(&seen);
+        let all = table.dims()[1];
+        let table = table.expand([batch, all, width]);
+        let seen = seen + tokens::gather(table.clone(), visible);
+        let painted = self.mask_token.val() + tokens::gather(table, decode);
+        Tensor::cat(vec![seen, painted], 1)
+    }
+
+    /// Pixels `[B, M, C]` of the last `count` tokens of `[B, V + M, D]`. Blocks drop with a key.
+    pub fn paint(&self, x: Tensor<3>, count: usize, key: Option<&Key>) -> Tensor<3> {
+        let (_, x) = block::run(&self.blocks, x, &[], key);
+        let all = x.dims()[1];
+        self.head.forward(self.norm.forward(x.slice_dim(1, all - count..all)))
+    }
+}
+
+impl Config {
+    /// All numbers.
+    pub fn size(&self) -> Size {
+        let preset = match self.preset {
+            Preset::G => Size::vit(4, 512, 8, 2234),
+            Preset::B => Size { patch: 16, ..Size::vit(4, 384, 6, 1536) },
+            Preset::Tiny => Size { width: 48, depth: 2, hidden: 192, ..Size::TINY },
+        };
+        let size = Size { tubelet: 2, ..preset }.with(&self.size);
+        Size { pool_heads: 1, ..size }
+    }
+}
+
+impl Kind for Config {
+    type Module = VideoMaeDecoder;
+
+    fn ports(&self, _: &[String]) -> Ports {
+        Ports::default()
+            .input("tokens", "B V D")
+            .lattice("t h w")
+            .about("visible tokens of the encoder")
+            .stopped("visible", "B V")
+            .int()
+            .lattice("t h w")
+            .about("indices of the visible patches")
+            .stopped("decode", "B M")
+            .int()
+            .lattice("t h w")
+            .about("indices of the patches to paint")
+            .output("pixels", format!("B M {}", self.size().voxels()))
+            .lattice("t h w")
+            .about("their pixels")
+    }
+
+    fn check(&self, dims: &Dims) -> Vec<OptionProblem> {
+        let mut problems = self.size().check(2);
+        problems.extend(check_no_pool(&self.size));
+        problems.extend(check_share("drop_path", self.drop_path));
+        let all = side(dims, "t") * side(dims, "h") * side(dims, "w");
+        problems.extend(check_named("visible", side(dims, "V"), all));
+        problems.extend(check_named("decoded", side(dims, "M"), all));
+        problems
+    }
+
+    fn init(&self, dims: &Dims, init: &Init) -> VideoMaeDecoder {
+        let size = self.size();
+        let Size { width, depth, heads, hidden, .. } = size;
+        let init = &init.with_sigma(size.sigma);
+        let lattice = ["t", "h", "w"].map(|symbol| side(dims, symbol));
+        let plain = BlocksConfig::videomae(width, depth, heads, hidden);
+        let blocks = BlocksConfig { drop_path: self.drop_path, ..plain };
+        VideoMaeDecoder {
+            encoder_to_decoder: init.linear(side(dims, "D"), width, false, 1.0),
+            mask_token: init.normal([1, 1, width], 0.02),
+            blocks: block::blocks(&blocks, init),
+            norm: Norm::layer(width, 1e-6, init),
+            head: init.linear(width, size.voxels(), true, 1.0),
+            table: FixedTable::new(lattice, width, None),
+        }
+    }
+
+    fn forward(
+        &self,
+        module: &VideoMaeDecoder,
+        mut inputs: Tensors,
+        call: &Call,
+    ) -> Result<Tensors, NodeError> {
+        let decode: Tensor<2, Int> = inputs.take("decode")?;
+        let count = decode.dims()[1];
+        let x = module.embed(inputs.take("tokens")?, inputs.take("visible")?, decode);
+        let key = call.training.then_some(&call.key);
+        Ok(Tensors::of("pixels", module.paint(x, count, key)))
+    }
+
+    fn key(&self, path: &str) -> String {
+        let outside = ["encoder_to_decoder", "mask_token"].iter().any(|w| path.starts_with(w));
+        if outside { path.to_owned() } else { format!("decoder.{path}") }
+    }
+
+    fn layers(&self) -> usize {
+        self.size().depth
+    }
+
+    fn flops(&self, dims: &Dims) -> u64 {
+        // The head costs as much as a patch embedding of the decoded patches.
+        let (seen, painted) = (side(dims, "V"), side(dims, "M"));
+        side(dims, "B") as u64 * self.size().flops(painted, seen + painted)
+    }
+}
+
+/// Kind `models/videomae_decoder`.
+pub const ENTRY: Entry = kind::entry::<Config>(include_str!("videomae_decoder.rs"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters;
+    use burn::tensor::Device;
+    use serde_json::json;
+
+    fn make(options: serde_json::Value, dims: &[(&str, usize)]) -> (Config, VideoMaeDecoder) {
+        let config: Config = serde_json::from_value(options).unwrap();
+        let dims = dims.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        assert_eq!(config.check(&dims), []);
+        let module = config.init(&dims, &Init::new(1, "decoder", &Device::flex()));
+        (config, module)
+    }
+
+    #[test]
+    fn a_patch_is_painted_the_same_in_any_order() {
+        let lattice = [("t", 2), ("h", 2), ("w", 2), ("D", 8), ("V", 2), ("M", 3), ("B", 1)];
+        let (_, module) = make(json!({ "size": { "patch": 2, "tubelet": 1 } }), &lattice);
+        let device = Device::flex();
+        let tokens = Tensor::<3>::from_data([[[0.5; 8], [-1.0; 8]]], &device);
+        let visible = Tensor::<2, Int>::from_data([[1, 6]], &device);
+        let paint = |decode: [i64; 3]| {
+            let decode = Tensor::<2, Int>::from_data([decode], &device);
+            let x = module.embed(tokens.clone(), visible.clone(), decode);
+            module.paint(x, 3, None).into_data().try_to_vec::<f32>().unwrap()
+        };
+        let (one, other) = (paint([0, 3, 6]), paint([6, 0, 3]));
+        assert_eq!(one.len(), 3 * 12);
+        let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(near(&one[..24], &other[12..]) && near(&one[24..], &other[..12]));
+        assert!(!near(&one[..12], &one[12..24]), "positions differ");
+    }
+
+    #[test]
+    fn the_decoder_of_the_giant_has_the_published_sizes() {
+        let lattice = [("t", 8), ("h", 16), ("w", 16), ("D", 1408), ("V", 208), ("M", 1024)];
+        let (config, module) = make(json!({ "preset": "g" }), &lattice);
+        let all = parameters::list(&module);
+        let shape = |key: &str| {
+            let found = all.iter().find(|p| config.key(&p.path) == key);
+            found.map(parameters::Parameter::file_shape)
+        };
+        assert_eq!(shape("encoder_to_decoder.weight"), Some(vec![512, 1408]));
+        assert_eq!(shape("mask_token"), Some(vec![1, 1, 512]));
+        assert_eq!(shape("decoder.blocks.3.mlp.fc1.weight"), Some(vec![2234, 512]));
+        assert_eq!(shape("decoder.head.weight"), Some(vec![1176, 512]));
+    }
+}
