@@ -137,7 +137,7 @@ mod tests {
         let key = Key::new(1, "cell");
         let dims = [("T", 4), ("H", 4), ("W", 8)].map(|(k, v)| (k.to_owned(), v));
         let mut lattice = config.open(&Dims::from(dims), &key).unwrap();
-        let call = Call { key, training: true, at: At::default() };
+        let call = Call::new(key, At::default());
         let video = Frame::f32([16, 3, 4, 4, 8], vec![0.0; 16 * 384]);
         let inputs = Frames::from([("video".to_owned(), video)]);
         let given = config.forward(&mut lattice, inputs, &call).unwrap().frames;

@@ -31,7 +31,6 @@ use crate::layers::fixed_table::FixedTable;
 use crate::layers::norm::Norm;
 use crate::layers::size::{Size, SizeOptions, check_named, check_no_pool, check_share, side};
 use crate::layers::tokens;
-use crate::rng::Key;
 use crate::tensors::Tensors;
 
 /// Decoders of the published pre-training runs, and one for laptops.
@@ -97,9 +96,9 @@ impl VideoMaeDecoder {
         Tensor::cat(vec![seen, painted], 1)
     }
 
-    /// Pixels `[B, M, C]` of the last `count` tokens of `[B, V + M, D]`. Blocks drop with a key.
-    pub fn paint(&self, x: Tensor<3>, count: usize, key: Option<&Key>) -> Tensor<3> {
-        let (_, x) = block::run(&self.blocks, x, &[], key);
+    /// Pixels `[B, M, C]` of the last `count` tokens of `[B, V + M, D]`.
+    pub fn paint(&self, x: Tensor<3>, count: usize, call: &Call) -> Tensor<3> {
+        let (_, x) = block::run(&self.blocks, x, &[], call);
         let all = x.dims()[1];
         self.head.forward(self.norm.forward(x.slice_dim(1, all - count..all)))
     }
@@ -175,8 +174,7 @@ impl Kind for Config {
         let decode: Tensor<2, Int> = inputs.take("decode")?;
         let count = decode.dims()[1];
         let x = module.embed(inputs.take("tokens")?, inputs.take("visible")?, decode);
-        let key = call.training.then_some(&call.key);
-        Ok(Tensors::of("pixels", module.paint(x, count, key)))
+        Ok(Tensors::of("pixels", module.paint(x, count, call)))
     }
 
     fn key(&self, path: &str) -> String {
@@ -203,7 +201,10 @@ mod tests {
     use super::*;
     use crate::parameters;
     use burn::tensor::Device;
+    use schemas::node::At;
     use serde_json::json;
+
+    use crate::rng::Key;
 
     fn make(options: serde_json::Value, dims: &[(&str, usize)]) -> (Config, VideoMaeDecoder) {
         let config: Config = serde_json::from_value(options).unwrap();
@@ -223,7 +224,8 @@ mod tests {
         let paint = |decode: [i64; 3]| {
             let decode = Tensor::<2, Int>::from_data([decode], &device);
             let x = module.embed(tokens.clone(), visible.clone(), decode);
-            module.paint(x, 3, None).into_data().try_to_vec::<f32>().unwrap()
+            let call = Call::new(Key::new(0, "paint"), At::default());
+            module.paint(x, 3, &call).into_data().try_to_vec::<f32>().unwrap()
         };
         let (one, other) = (paint([0, 3, 6]), paint([6, 0, 3]));
         assert_eq!(one.len(), 3 * 12);
