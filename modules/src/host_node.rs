@@ -11,6 +11,7 @@ pub struct HostNode<H: Host> {
     kind: H,
     state: H::State,
     key: Key,
+    accumulate: u32,
 }
 
 impl<H: Host> HostNode<H> {
@@ -19,13 +20,14 @@ impl<H: Host> HostNode<H> {
         let kind: H = read(spec)?;
         let key = Key::new(spec.seed, &spec.name);
         let state = kind.open(&spec.dims, &key)?;
-        Ok(Self { kind, state, key })
+        Ok(Self { kind, state, key, accumulate: spec.accumulate })
     }
 }
 
 impl<H: Host> Node for HostNode<H> {
     fn forward(&mut self, at: At, inputs: Frames) -> Result<Forwarded, NodeError> {
-        let call = Call::new(call_key(&self.key, at), at);
+        let new = Call::new(call_key(&self.key, at), at);
+        let call = Call { accumulate: self.accumulate, ..new };
         self.kind.forward(&mut self.state, inputs, &call)
     }
 

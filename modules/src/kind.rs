@@ -35,6 +35,8 @@ pub struct Call {
     pub training: bool,
     /// Which work.
     pub at: At,
+    /// Microbatches of a step.
+    pub accumulate: u32,
     /// Takes note of blocks whose activations are not kept, under activation checkpointing.
     pub segments: Option<Segments>,
 }
@@ -42,7 +44,12 @@ pub struct Call {
 impl Call {
     /// A pass that does not train.
     pub fn new(key: Key, at: At) -> Self {
-        Self { key, training: false, at, segments: None }
+        Self { key, training: false, at, accumulate: 1, segments: None }
+    }
+
+    /// Number of the microbatch, from the first one of the run.
+    pub fn number(&self) -> u64 {
+        self.at.step * u64::from(self.accumulate) + u64::from(self.at.microbatch)
     }
 }
 

@@ -123,7 +123,12 @@ impl<K: Kind> KindNode<K> {
         let segments = Segments::default();
         let recomputes = tracked && self.spec.checkpointing;
         let key = call_key(&self.key, at);
-        let call = Call { key, training, at, segments: recomputes.then(|| segments.clone()) };
+        let call = Call {
+            training,
+            accumulate: self.spec.accumulate,
+            segments: recomputes.then(|| segments.clone()),
+            ..Call::new(key, at)
+        };
         let inputs = self.inputs(frames, tracked)?;
         let leaves: Vec<_> = if tracked {
             let wanted = |(port, _): &(&String, &AnyTensor)| self.spec.wants.contains(port);

@@ -315,6 +315,7 @@ fn node_spec(context: &Context<'_>, name: &str, node: &Resolved, parts: SpecPart
         wired: frames.clone().map(|e| e.to.port.clone()).collect(),
         wants: frames.filter(|e| e.gradient).map(|e| e.to.port.clone()).collect(),
         backward: backward.contains(name),
+        accumulate: context.config.accumulate,
         optimizer: if trains { context.config.optimizer.clone() } else { None },
         frozen: match &config.frozen {
             Frozen::Some(prefixes) => prefixes.clone(),

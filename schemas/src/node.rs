@@ -192,6 +192,9 @@ pub struct NodeSpec {
     pub wants: Vec<String>,
     /// Whether a backward pass reaches this node.
     pub backward: bool,
+    /// Microbatches of a step.
+    #[serde(default = "one")]
+    pub accumulate: u32,
     /// The optimiser, when the node trains.
     pub optimizer: Option<Optimizer>,
     /// Prefixes of parameter paths that do not train.
@@ -208,6 +211,10 @@ pub struct NodeSpec {
     pub weights: Option<PathBuf>,
     /// Decay of the moving average when the `weights` port is connected.
     pub ema: Option<f64>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// State of a node: tensors by name, and words that describe them.

@@ -68,8 +68,7 @@ impl Config {
 
     /// The clip numbers of a microbatch.
     fn numbers(&self, key: &Key, call: &Call) -> Vec<usize> {
-        let key = key.with_number(u64::from(call.at.microbatch));
-        let first = call.at.step * self.batch as u64;
+        let first = call.number() * self.batch as u64;
         let mut order = (u64::MAX, Vec::new());
         let number = |position: u64| {
             let (epoch, rank) = (position / self.clips as u64, position as usize % self.clips);
@@ -174,9 +173,10 @@ mod tests {
         let config = Config { batch: 4, clips: 8, size: 16, frames: 2, ..Config::default() };
         assert_eq!(config.check(&Dims::new()), []);
         let mut key = config.open(&Dims::new(), &Key::new(1, "clips")).unwrap();
-        let mut step = |step| {
-            let at = At { stage: 0, step, microbatch: 0 };
-            let call = Call::new(Key::new(0, "unused"), at);
+        let mut step = |step: u64| {
+            // Two microbatches a step share an epoch.
+            let at = At { stage: 0, step: step / 2, microbatch: step as u32 % 2 };
+            let call = Call { accumulate: 2, ..Call::new(Key::new(0, "unused"), at) };
             config.forward(&mut key, Frames::new(), &call).unwrap().frames
         };
         let (first, second, again) = (step(0), step(1), step(0));

@@ -8,8 +8,8 @@
 //! | `sample` | `B`         | place of the video in the manifest, from 0                  |
 //!
 //! Clips are a function of (seed, node, step, microbatch) and the files. A file that cannot be read
-//! is named once and replaced by another one, drawn from the same numbers. Each microbatch of a
-//! step walks through the data set in an order of its own.
+//! is named once and replaced by another one, drawn from the same numbers. The microbatches of a step
+//! take their clips one after the other from the same epoch.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -225,11 +225,10 @@ impl Host for Config {
     }
 
     fn forward(&self, state: &mut State, _: Frames, call: &Call) -> Result<Forwarded, NodeError> {
-        let key = state.key.with_number(u64::from(call.at.microbatch));
-        let first = call.at.step * self.batch as u64;
+        let first = call.number() * self.batch as u64;
         let positions = first..first + self.batch as u64;
         let order = Order { shuffle: self.shuffle };
-        let clips = state.reader.read_batch(&key, order, positions);
+        let clips = state.reader.read_batch(&state.key, order, positions);
         let clips = clips.map_err(|error| self.problem(error))?;
         let mut forwarded = Forwarded::default();
         for bad in state.reader.quarantined() {
