@@ -1,5 +1,9 @@
-//! A training step through actors, beside the same nodes called plainly.
+//! A training step through actors, beside the same nodes called plainly, and beside PyTorch.
+//!
+//! The PyTorch side has no data source, so it is compared with plain calls without theirs.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use actors::clock::{Clock, RealClock};
@@ -8,6 +12,7 @@ use anyhow::{Context as _, bail};
 use schemas::graph::{Graph, StageGraph};
 use serde::Serialize;
 
+use super::torch::{self, Torch};
 use crate::compose::{self, Extras};
 use crate::plain::Plain;
 
@@ -22,13 +27,42 @@ pub(crate) struct Side {
     pub(crate) median: f64,
 }
 
+/// Time of one side over time of another.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Ratio {
+    /// Which sides.
+    pub(crate) of: String,
+    /// Of the best rounds.
+    pub(crate) best: f64,
+    /// Of the median rounds.
+    pub(crate) median: f64,
+}
+
 /// The result.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct StepBench {
-    /// Time through actors over time by plain calls: best round, median round.
-    pub(crate) actors_over_plain: [f64; 2],
+    /// Devices of the nodes that train.
+    pub(crate) device: String,
+    /// Version of PyTorch, when it took part.
+    pub(crate) torch: Option<String>,
+    /// Threads that a step may use.
+    pub(crate) threads: usize,
+    /// What is compared.
+    pub(crate) ratios: Vec<Ratio>,
     /// All sides.
     pub(crate) sides: Vec<Side>,
+}
+
+/// What to measure.
+pub(crate) struct Plan<'a> {
+    /// Name of the stage.
+    pub(crate) stage: &'a str,
+    /// Rounds; sides take turns.
+    pub(crate) rounds: usize,
+    /// Steps in each round.
+    pub(crate) steps: u64,
+    /// A Python that has PyTorch.
+    pub(crate) python: Option<&'a Path>,
 }
 
 /// Sees when steps end.
@@ -47,26 +81,52 @@ impl Observer for Watch {
     }
 }
 
-/// Measures one stage of a graph, `steps` steps a round, sides taking turns.
-pub(crate) fn bench(
-    graph: &Graph,
-    stage: &str,
-    (rounds, steps): (usize, u64),
-) -> anyhow::Result<StepBench> {
-    let Some(plan) = graph.stages.iter().find(|s| s.name == stage) else {
-        bail!("no stage is named `{stage}`");
+const ACTORS: &str = "actors";
+const PLAIN: &str = "plain calls";
+const COMPUTE: &str = "plain, no sources";
+const TORCH: &str = "PyTorch, no sources";
+
+/// Measures one stage of a graph.
+pub(crate) fn bench(graph: &Graph, plan: &Plan<'_>) -> anyhow::Result<StepBench> {
+    let Some(stage) = graph.stages.iter().find(|s| s.name == plan.stage) else {
+        bail!("no stage is named `{}`", plan.stage);
     };
-    let alone = alone(graph, plan, steps);
-    let (mut actors, mut plain) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
-        eprintln!("round {} of {rounds}", round + 1);
-        plain.push(plainly(&alone.stages[0], steps)?);
-        actors.push(through_actors(&alone)?);
+    let alone = alone(graph, stage, plan.steps);
+    let stage = &alone.stages[0];
+    let mut torch = plan.python.map(|p| Torch::start(p, stage, plan.steps)).transpose()?;
+    let mut times: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for round in 0..plan.rounds {
+        eprintln!("round {} of {}", round + 1, plan.rounds);
+        let [whole, compute] = plainly(stage, plan.steps)?;
+        times.entry(PLAIN).or_default().push(whole);
+        times.entry(COMPUTE).or_default().push(compute);
+        times.entry(ACTORS).or_default().push(through_actors(&alone)?);
+        if let Some(torch) = &mut torch {
+            times.entry(TORCH).or_default().push(typical(torch.round()?));
+        }
     }
-    let sides = vec![side("actors", &mut actors), side("plain calls", &mut plain)];
-    let ratio = |a: &Side, b: &Side| [a.best / b.best, a.median / b.median];
-    let actors_over_plain = ratio(&sides[0], &sides[1]);
-    Ok(StepBench { actors_over_plain, sides })
+    let sides: Vec<Side> = times.iter_mut().map(|(name, times)| side(name, times)).collect();
+    let pairs = [(ACTORS, PLAIN), (COMPUTE, TORCH), (ACTORS, TORCH)];
+    Ok(StepBench {
+        device: devices(stage),
+        torch: torch.map(|torch| torch.version.clone()),
+        threads: torch::threads(),
+        ratios: pairs.iter().filter_map(|pair| ratio(&sides, *pair)).collect(),
+        sides,
+    })
+}
+
+fn ratio(sides: &[Side], (first, second): (&str, &str)) -> Option<Ratio> {
+    let find = |name: &str| sides.iter().find(|side| side.name == name);
+    let (a, b) = (find(first)?, find(second)?);
+    let of = format!("{first} / {second}");
+    Some(Ratio { of, best: a.best / b.best, median: a.median / b.median })
+}
+
+fn devices(stage: &StageGraph) -> String {
+    let trained = stage.nodes.values().filter(|node| node.trains());
+    let devices: BTreeSet<_> = trained.map(|node| node.spec.device.as_str()).collect();
+    devices.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 fn side(name: &str, times: &mut [f64]) -> Side {
@@ -84,18 +144,21 @@ fn alone(graph: &Graph, plan: &StageGraph, steps: u64) -> Graph {
     alone
 }
 
-fn plainly(stage: &StageGraph, steps: u64) -> anyhow::Result<f64> {
+/// Seconds of a step, and of what comes after its sources.
+fn plainly(stage: &StageGraph, steps: u64) -> anyhow::Result<[f64; 2]> {
     let mut plain = Plain::new(stage)?;
     let clock = RealClock::start();
-    let mut times = Vec::new();
-    let mut last = clock.now();
+    let (mut whole, mut compute) = (Vec::new(), Vec::new());
     for step in 0..steps {
-        plain.step(step)?;
-        let now = clock.now();
-        times.push(now.since(last));
-        last = now;
+        let start = clock.now();
+        let read = plain.read(step)?;
+        let between = clock.now();
+        plain.compute(step, read)?;
+        let end = clock.now();
+        whole.push(end.since(start));
+        compute.push(end.since(between));
     }
-    Ok(typical(times))
+    Ok([typical(whole), typical(compute)])
 }
 
 fn through_actors(graph: &Graph) -> anyhow::Result<f64> {
