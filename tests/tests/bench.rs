@@ -46,10 +46,10 @@ fn a_python_without_torch_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let python = answering(folder.path(), r#"{"error": "no module named torch"}"#);
     let ran = bench(folder.path(), &python);
-    assert_eq!(ran.code, 1, "{}", ran.shown());
+    assert_eq!(ran.code, 2, "{}", ran.shown());
     assert!(ran.err.contains("no module named torch"), "{}", ran.shown());
     let ran = bench(folder.path(), "no-such-python");
-    assert_eq!(ran.code, 1, "{}", ran.shown());
+    assert_eq!(ran.code, 2, "{}", ran.shown());
     assert!(ran.err.contains("cannot start `no-such-python`"), "{}", ran.shown());
 }
 
@@ -58,7 +58,7 @@ fn another_number_of_parameters_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let answer = r#"{"parameters": {"align_m": 5, "align_p": 5}, "torch": "2"}"#;
     let ran = bench(folder.path(), &answering(folder.path(), answer));
-    assert_eq!(ran.code, 1, "{}", ran.shown());
+    assert_eq!(ran.code, 2, "{}", ran.shown());
     assert!(ran.err.contains("parameters here, but 5 in PyTorch"), "{}", ran.shown());
 }
 

@@ -7,6 +7,7 @@ by Python.
 
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -110,7 +111,8 @@ def main():
             measure = {"rate": rate, "hand_over": hand_over}[cell["what"]]
             answer(figures=measure(*links[cell["link"]], cell["size"], cell["total"]))
         context.destroy(linger=0)
-    os.waitpid(child, 0)
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
 
 
 main()

@@ -1,7 +1,7 @@
 """The other side of `playhouse bench step`: the same training step in plain PyTorch.
 
 The first line of the input is the stage as JSON; the answer is the number of parameters of each
-node. Every further line asks for one round; the answer is the seconds of each step. Inputs are
+node. Every further line asks for one round; the answer is the seconds of each step, by the wall and of all cores. Inputs are
 drawn once, so no data source is measured. What each node computes is what `modules/src` says of
 its kind.
 """
@@ -351,12 +351,13 @@ def main():
         return answer(error=f"{what} is not in the PyTorch step")
     answer(parameters=step.parameters(), torch=torch.__version__)
     for _ in sys.stdin:
-        times = []
+        wall, cpu = [], []
         for _ in range(stage["steps"]):
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             losses = step.step()
-            times.append(time.perf_counter() - start)
-        answer(seconds=times, losses=losses)
+            wall.append(time.perf_counter() - start)
+            cpu.append(time.process_time() - busy)
+        answer(wall=wall, cpu=cpu, losses=losses)
 
 
 main()

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use actors::clock::{Clock, RealClock};
+use actors::clock::{Clock as _, Moment, RealClock, busy};
 use actors::observer::{Happening, Observer, Verdict};
 use anyhow::{Context as _, bail};
 use schemas::graph::{Graph, StageGraph};
@@ -25,6 +25,8 @@ pub(crate) struct Side {
     pub(crate) best: f64,
     /// The median round.
     pub(crate) median: f64,
+    /// Of all cores together, the best round: it tells little of what else the machine does.
+    pub(crate) cpu: f64,
 }
 
 /// Time of one side over time of another.
@@ -36,6 +38,26 @@ pub(crate) struct Ratio {
     pub(crate) best: f64,
     /// Of the median rounds.
     pub(crate) median: f64,
+    /// Of all cores together, the best rounds.
+    pub(crate) cpu: f64,
+}
+
+/// Seconds by the wall, and of all cores together.
+#[derive(Clone, Copy)]
+struct Pace {
+    wall: f64,
+    cpu: f64,
+}
+
+impl Pace {
+    /// Since the process and its clock started.
+    fn now(clock: &RealClock) -> Self {
+        Self { wall: clock.now().since(Moment::at(0.0)), cpu: busy() }
+    }
+
+    fn since(self, earlier: Self) -> Self {
+        Self { wall: self.wall - earlier.wall, cpu: self.cpu - earlier.cpu }
+    }
 }
 
 /// The result.
@@ -68,13 +90,13 @@ pub(crate) struct Plan<'a> {
 /// Sees when steps end.
 struct Watch {
     clock: RealClock,
-    ends: Arc<Mutex<Vec<f64>>>,
+    ends: Arc<Mutex<Vec<Pace>>>,
 }
 
 impl Observer for Watch {
     fn observe(&mut self, happening: &Happening) -> Verdict {
         if let Happening::Stepped { .. } = happening {
-            let now = self.clock.now().since(actors::clock::Moment::at(0.0));
+            let now = Pace::now(&self.clock);
             self.ends.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(now);
         }
         Verdict::GoOn
@@ -94,7 +116,7 @@ pub(crate) fn bench(graph: &Graph, plan: &Plan<'_>) -> anyhow::Result<StepBench>
     let alone = alone(graph, stage, plan.steps);
     let stage = &alone.stages[0];
     let mut torch = plan.python.map(|p| Torch::start(p, stage, plan.steps)).transpose()?;
-    let mut times: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut times: BTreeMap<&str, Vec<Pace>> = BTreeMap::new();
     for round in 0..plan.rounds {
         eprintln!("round {} of {}", round + 1, plan.rounds);
         let [whole, compute] = plainly(stage, plan.steps)?;
@@ -102,10 +124,12 @@ pub(crate) fn bench(graph: &Graph, plan: &Plan<'_>) -> anyhow::Result<StepBench>
         times.entry(COMPUTE).or_default().push(compute);
         times.entry(ACTORS).or_default().push(through_actors(&alone)?);
         if let Some(torch) = &mut torch {
-            times.entry(TORCH).or_default().push(typical(torch.round()?));
+            let [wall, cpu] = torch.round()?;
+            let paces = wall.into_iter().zip(cpu).map(|(wall, cpu)| Pace { wall, cpu });
+            times.entry(TORCH).or_default().push(typical(paces.collect()));
         }
     }
-    let sides: Vec<Side> = times.iter_mut().map(|(name, times)| side(name, times)).collect();
+    let sides: Vec<Side> = times.iter().map(|(name, paces)| side(name, paces)).collect();
     let pairs = [(ACTORS, PLAIN), (COMPUTE, TORCH), (ACTORS, TORCH)];
     Ok(StepBench {
         device: devices(stage),
@@ -120,7 +144,7 @@ fn ratio(sides: &[Side], (first, second): (&str, &str)) -> Option<Ratio> {
     let find = |name: &str| sides.iter().find(|side| side.name == name);
     let (a, b) = (find(first)?, find(second)?);
     let of = format!("{first} / {second}");
-    Some(Ratio { of, best: a.best / b.best, median: a.median / b.median })
+    Some(Ratio { of, best: a.best / b.best, median: a.median / b.median, cpu: a.cpu / b.cpu })
 }
 
 fn devices(stage: &StageGraph) -> String {
@@ -129,9 +153,11 @@ fn devices(stage: &StageGraph) -> String {
     devices.into_iter().collect::<Vec<_>>().join(", ")
 }
 
-fn side(name: &str, times: &mut [f64]) -> Side {
-    times.sort_by(f64::total_cmp);
-    Side { name: name.to_owned(), best: times[0], median: times[times.len() / 2] }
+fn side(name: &str, paces: &[Pace]) -> Side {
+    let mut wall: Vec<f64> = paces.iter().map(|pace| pace.wall).collect();
+    wall.sort_by(f64::total_cmp);
+    let cpu = paces.iter().map(|pace| pace.cpu).fold(f64::INFINITY, f64::min);
+    Side { name: name.to_owned(), best: wall[0], median: wall[wall.len() / 2], cpu }
 }
 
 /// A graph of that stage alone, from step 0.
@@ -145,23 +171,23 @@ fn alone(graph: &Graph, plan: &StageGraph, steps: u64) -> Graph {
 }
 
 /// Seconds of a step, and of what comes after its sources.
-fn plainly(stage: &StageGraph, steps: u64) -> anyhow::Result<[f64; 2]> {
+fn plainly(stage: &StageGraph, steps: u64) -> anyhow::Result<[Pace; 2]> {
     let mut plain = Plain::new(stage)?;
     let clock = RealClock::start();
     let (mut whole, mut compute) = (Vec::new(), Vec::new());
     for step in 0..steps {
-        let start = clock.now();
+        let start = Pace::now(&clock);
         let read = plain.read(step)?;
-        let between = clock.now();
+        let between = Pace::now(&clock);
         plain.compute(step, read)?;
-        let end = clock.now();
+        let end = Pace::now(&clock);
         whole.push(end.since(start));
         compute.push(end.since(between));
     }
     Ok([typical(whole), typical(compute)])
 }
 
-fn through_actors(graph: &Graph) -> anyhow::Result<f64> {
+fn through_actors(graph: &Graph) -> anyhow::Result<Pace> {
     let folder = std::env::temp_dir().join(format!("playhouse-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder).context("cannot make a folder for the run")?;
     let ends = Arc::new(Mutex::new(Vec::new()));
@@ -174,12 +200,13 @@ fn through_actors(graph: &Graph) -> anyhow::Result<f64> {
         other => bail!("the run ended early: {other:?}"),
     }
     let ends = ends.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok(typical(ends.windows(2).map(|pair| pair[1] - pair[0]).collect()))
+    Ok(typical(ends.windows(2).map(|pair| pair[1].since(pair[0])).collect()))
 }
 
 /// Mean step, without the first ones, in which memory and caches warm up.
-fn typical(mut times: Vec<f64>) -> f64 {
-    let warm = (times.len() / 5).max(1).min(times.len().saturating_sub(1));
-    times.drain(..warm);
-    times.iter().sum::<f64>() / times.len().max(1) as f64
+fn typical(mut paces: Vec<Pace>) -> Pace {
+    let warm = (paces.len() / 5).max(1).min(paces.len().saturating_sub(1));
+    paces.drain(..warm);
+    let mean = |of: fn(&Pace) -> f64| paces.iter().map(of).sum::<f64>() / paces.len().max(1) as f64;
+    Pace { wall: mean(|pace| pace.wall), cpu: mean(|pace| pace.cpu) }
 }

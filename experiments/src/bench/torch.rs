@@ -26,7 +26,8 @@ struct Answer {
     error: Option<String>,
     parameters: BTreeMap<String, u64>,
     torch: String,
-    seconds: Vec<f64>,
+    wall: Vec<f64>,
+    cpu: Vec<f64>,
 }
 
 /// The process, ended when dropped.
@@ -60,9 +61,10 @@ impl Torch {
         Ok(torch)
     }
 
-    /// Seconds of each step of one round.
-    pub(crate) fn round(&mut self) -> anyhow::Result<Vec<f64>> {
-        Ok(self.ask(&json!("round"))?.seconds)
+    /// Seconds of each step of one round, by the wall and of all cores.
+    pub(crate) fn round(&mut self) -> anyhow::Result<[Vec<f64>; 2]> {
+        let answer = self.ask(&json!("round"))?;
+        Ok([answer.wall, answer.cpu])
     }
 
     fn ask(&mut self, what: &Value) -> anyhow::Result<Answer> {

@@ -133,11 +133,15 @@ fn print_step(found: &step::StepBench, json: bool) -> anyhow::Result<()> {
     let torch = found.torch.as_ref().map_or(String::new(), |v| format!(", PyTorch {v}"));
     println!("device {}, {} threads{torch}", found.device, found.threads);
     for ratio in &found.ratios {
-        println!("{:<40} {:>6.3} best, {:>6.3} median", ratio.of, ratio.best, ratio.median);
+        let step::Ratio { of, best, median, cpu } = ratio;
+        println!("{of:<40} {best:>6.3} best, {median:>6.3} median, {cpu:>6.3} of CPU time");
     }
     for side in &found.sides {
-        let (best, median) = (1000.0 * side.best, 1000.0 * side.median);
-        println!("{:<22} {best:>8.1} ms a step best, {median:>8.1} ms median", side.name);
+        let step::Side { name, best, median, cpu } = side;
+        let [best, median, cpu] = [best, median, cpu].map(|seconds| 1000.0 * seconds);
+        println!(
+            "{name:<22} {best:>8.1} ms a step best, {median:>8.1} ms median, {cpu:>8.1} ms of CPU"
+        );
     }
     Ok(())
 }
