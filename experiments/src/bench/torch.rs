@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::openmp::{PASSIVE, WAIT};
 use crate::plain;
 
 const SCRIPT: &str = include_str!("step.py");
@@ -44,6 +45,10 @@ impl Torch {
     pub(crate) fn start(python: &Path, stage: &StageGraph, steps: u64) -> anyhow::Result<Self> {
         let mut command = Command::new(python);
         command.args(["-c", SCRIPT]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        if std::env::var_os(WAIT).is_none() {
+            // Else it stands still where other programs use the cores too.
+            command.env(WAIT, PASSIVE);
+        }
         let named = || format!("cannot start `{}`", python.display());
         let mut child = command.spawn().with_context(named)?;
         let input = child.stdin.take().context("a piped input")?;
