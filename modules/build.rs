@@ -4,9 +4,13 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+#[path = "../tools/libtorch.rs"]
+mod libtorch;
+
 const FOLDERS: [&str; 5] = ["data", "losses", "masks", "models", "probes"];
 
 fn main() {
+    libtorch::link();
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
     let (mut tree, mut list) = (String::new(), String::new());
     for folder in FOLDERS {

@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         only,
         peer: (std::env::current_exe()?, vec!["peer".to_owned()]),
         directory: directory.clone(),
+        python: None,
     };
     let rows = bench_transport(&plan);
     std::fs::remove_dir_all(&directory)?;

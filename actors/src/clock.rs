@@ -18,6 +18,14 @@ impl Moment {
     }
 }
 
+/// Seconds that all threads of this process have computed for.
+pub fn busy() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes the one value that it is given.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 /// Tells the time.
 pub trait Clock: Send + Sync {
     /// Now.

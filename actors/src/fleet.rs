@@ -171,6 +171,7 @@ impl Fleet {
         program.arg("agent").arg("--ticket").arg(&path).stdin(Stdio::piped());
         if let Some(threads) = agent.config.threads {
             program.env("RAYON_NUM_THREADS", threads.to_string());
+            program.env("OMP_NUM_THREADS", threads.to_string());
         }
         // An interrupt from the terminal is for the supervisor alone.
         agent.child = Some(program.process_group(0).spawn().map_err(|error| failed(&error))?);

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod cmd;
 pub mod compose;
+mod openmp;
 pub mod origin;
 pub mod plain;
 pub mod read;
@@ -51,6 +52,8 @@ pub fn main() -> ExitCode {
 
 /// Runs the command line with nodes of another factory; tests make nodes fail with it.
 pub fn main_with(factory: &Factory) -> ExitCode {
+    #[cfg(feature = "tch")]
+    openmp::settle();
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("PLAYHOUSE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));

@@ -11,6 +11,9 @@ use schemas::node::{At, Gradients, Node, Update};
 
 use crate::compose;
 
+/// Frames by the port that gave them.
+pub type Outputs = BTreeMap<End, Frame>;
+
 /// The nodes of a stage, ready to step.
 pub struct Plain<'a> {
     stage: &'a StageGraph,
@@ -32,22 +35,43 @@ impl<'a> Plain<'a> {
 
     /// One step with one microbatch; gives the losses.
     pub fn step(&mut self, step: u64) -> anyhow::Result<BTreeMap<End, f32>> {
-        let at = At { stage: 0, step, microbatch: 0 };
-        let mut outputs: BTreeMap<End, Frame> = BTreeMap::new();
-        for name in &self.order {
+        let read = self.read(step)?;
+        self.compute(step, read)
+    }
+
+    /// What the sources give for a step.
+    pub fn read(&mut self, step: u64) -> anyhow::Result<Outputs> {
+        let mut outputs = Outputs::new();
+        self.forward(step, true, &mut outputs)?;
+        Ok(outputs)
+    }
+
+    /// A step on what the sources gave; gives the losses.
+    pub fn compute(
+        &mut self,
+        step: u64,
+        mut outputs: Outputs,
+    ) -> anyhow::Result<BTreeMap<End, f32>> {
+        self.forward(step, false, &mut outputs)?;
+        let losses = self.stage.losses.keys();
+        let losses = losses.map(|end| (end.clone(), outputs[end].to_f32()[0])).collect();
+        self.backward(at(step))?;
+        self.update(step)?;
+        Ok(losses)
+    }
+
+    /// Runs the sources, or all other nodes.
+    fn forward(&mut self, step: u64, sources: bool, outputs: &mut Outputs) -> anyhow::Result<()> {
+        for name in self.order.iter().filter(|name| self.stage.nodes[*name].source == sources) {
             let edges = self.stage.edges.iter().filter(|e| e.to.node == *name && !e.is_weights());
             let inputs: Frames =
                 edges.map(|e| (e.to.port.clone(), outputs[&e.from].clone())).collect();
             let node = self.nodes.get_mut(name).context("a node of the stage")?;
-            for (port, frame) in node.forward(at, inputs)?.frames {
+            for (port, frame) in node.forward(at(step), inputs)?.frames {
                 outputs.insert(End::new(name, &port), frame);
             }
         }
-        let losses = self.stage.losses.keys();
-        let losses = losses.map(|end| (end.clone(), outputs[end].to_f32()[0])).collect();
-        self.backward(at)?;
-        self.update(step)?;
-        Ok(losses)
+        Ok(())
     }
 
     fn backward(&mut self, at: At) -> anyhow::Result<()> {
@@ -91,8 +115,12 @@ impl<'a> Plain<'a> {
     }
 }
 
+fn at(step: u64) -> At {
+    At { stage: 0, step, microbatch: 0 }
+}
+
 /// Names of the nodes, producers first.
-fn order(stage: &StageGraph) -> Vec<String> {
+pub(crate) fn order(stage: &StageGraph) -> Vec<String> {
     let mut done: BTreeSet<&String> = BTreeSet::new();
     let mut order = Vec::new();
     while order.len() < stage.nodes.len() {

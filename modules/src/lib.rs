@@ -3,6 +3,9 @@
 //! Reading order: `kind` (how a file becomes a kind), `kind_node` (how any kind trains), then any
 //! kind, for example `losses/feature_alignment`.
 
+// burn 0.22 is the last with libtorch and says so at every use.
+#![cfg_attr(feature = "tch", allow(deprecated))]
+
 pub mod device;
 pub mod host_node;
 pub mod init;

@@ -139,8 +139,8 @@ pub fn export<K: Kind>(
             let at = |i: usize| values[(i % inputs) * outputs + i / inputs];
             values = (0..inputs * outputs).map(at).collect();
         }
-        let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
-        tensors.push((kind.key(&parameter.path), parameter.file_shape(), bytes));
+        let bytes: Vec<_> = values.into_iter().map(f32::to_le_bytes).collect();
+        tensors.push((kind.key(&parameter.path), parameter.file_shape(), bytes.into_flattened()));
     }
     let mut views = Vec::new();
     for (key, shape, bytes) in &tensors {

@@ -219,10 +219,19 @@ pub struct RunConfig {
     pub keys: Option<PathBuf>,
     /// Seconds without any progress before the node that is waited for is reported as stuck.
     pub deadline: f64,
+    /// Device of nodes that name none; the first of the build when absent.
+    pub device: Option<String>,
 }
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self { prefetch: 2, max_restarts: 3, restart_window: 300.0, keys: None, deadline: 600.0 }
+        Self {
+            prefetch: 2,
+            max_restarts: 3,
+            restart_window: 300.0,
+            keys: None,
+            deadline: 600.0,
+            device: None,
+        }
     }
 }

@@ -128,14 +128,16 @@ impl Frame {
 
     /// A frame of 32-bit floats.
     pub fn f32(shape: impl Into<Vec<usize>>, values: impl IntoIterator<Item = f32>) -> Self {
-        let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
-        Self::host(DType::F32, shape.into(), bytes.into()).expect("the values fill the shape")
+        let bytes: Vec<_> = values.into_iter().map(f32::to_le_bytes).collect();
+        let bytes = bytes.into_flattened().into();
+        Self::host(DType::F32, shape.into(), bytes).expect("the values fill the shape")
     }
 
     /// A frame of 64-bit integers.
     pub fn i64(shape: impl Into<Vec<usize>>, values: impl IntoIterator<Item = i64>) -> Self {
-        let bytes: Vec<u8> = values.into_iter().flat_map(i64::to_le_bytes).collect();
-        Self::host(DType::I64, shape.into(), bytes.into()).expect("the values fill the shape")
+        let bytes: Vec<_> = values.into_iter().map(i64::to_le_bytes).collect();
+        let bytes = bytes.into_flattened().into();
+        Self::host(DType::I64, shape.into(), bytes).expect("the values fill the shape")
     }
 
     /// What an element is.

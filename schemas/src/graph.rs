@@ -169,6 +169,7 @@ impl Graph {
         let experiment = Experiment::read(tree, &mut report);
         stages::check_observers(tree, &experiment, around, &mut report);
         stages::check_hosts(tree, &experiment, &mut report);
+        stages::check_run(tree, &experiment, around, &mut report);
         let mut stages = Vec::new();
         let mut first_step = 0;
         let mut findings = Findings::default();
@@ -301,6 +302,13 @@ pub(crate) fn connected(config: &NodeConfig) -> Vec<(String, End)> {
     config.inputs.iter().filter_map(end).collect()
 }
 
+/// The device of a node: its own, the run's, or the first of the build.
+fn device(context: &Context<'_>, config: &NodeConfig) -> String {
+    let first = || context.around.devices.first().copied().unwrap_or_default();
+    let named = config.device.as_deref().or(context.experiment.run.device.as_deref());
+    named.unwrap_or_else(first).to_owned()
+}
+
 type SpecParts<'a> = (&'a Dims, &'a [Edge], bool, &'a BTreeSet<String>);
 
 fn node_spec(context: &Context<'_>, name: &str, node: &Resolved, parts: SpecParts<'_>) -> NodeSpec {
@@ -322,10 +330,7 @@ fn node_spec(context: &Context<'_>, name: &str, node: &Resolved, parts: SpecPart
             Frozen::All(_) => Vec::new(),
         },
         seed: context.experiment.seed,
-        device: config
-            .device
-            .clone()
-            .unwrap_or_else(|| context.around.devices.first().copied().unwrap_or("").to_owned()),
+        device: device(context, config),
         precision: config.precision,
         checkpointing: config.checkpointing,
         weights: config.weights.as_ref().map(|path| context.around.locate(path)),

@@ -29,7 +29,8 @@ const OPTIMIZER_KEYS: [&str; 11] = [
     "layer_decay",
 ];
 const HOST_KEYS: [&str; 3] = ["transport", "listen", "threads"];
-const RUN_KEYS: [&str; 5] = ["prefetch", "max_restarts", "restart_window", "keys", "deadline"];
+const RUN_KEYS: [&str; 6] =
+    ["prefetch", "max_restarts", "restart_window", "keys", "deadline", "device"];
 
 impl Experiment {
     /// Reads a merged tree. Everything that cannot be read is reported; the rest comes back.

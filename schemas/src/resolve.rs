@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::diagnostic::{Code, Report};
 use crate::entry::{Entry, find, nearest};
 use crate::experiment::{NODE_KEYS, NodeConfig};
-use crate::graph::{WEIGHTS, connected};
+use crate::graph::{Surroundings, WEIGHTS, connected};
 use crate::port::Ports;
 use crate::reading::quoted;
 use crate::words;
@@ -55,7 +55,10 @@ fn resolve(
         report.add(context.problem(Code::Unknown, &format!("{path}.kind"), message).hint(hint));
         return None;
     };
-    check_device(context, &path, config, report);
+    if let Some(problem) = check_device(context.around, config.device.as_deref()) {
+        let (message, hint) = problem;
+        report.add(context.problem(Code::Value, &format!("{path}.device"), message).hint(hint));
+    }
     let known = known_options(entry);
     let mut options = serde_json::Map::new();
     for (key, value) in &config.options {
@@ -115,19 +118,21 @@ fn known_options(entry: &Entry) -> Vec<String> {
     properties.into_iter().flatten().map(|(name, _)| name.clone()).collect()
 }
 
-fn check_device(context: &Context<'_>, path: &str, config: &NodeConfig, report: &mut Report) {
-    let Some(device) = &config.device else { return };
-    let devices = &context.around.devices;
+/// What is wrong with a device, and what to do.
+pub(crate) fn check_device(
+    around: &Surroundings,
+    device: Option<&str>,
+) -> Option<(String, String)> {
+    let (device, devices) = (device?, &around.devices);
     let fits = |known: &str| {
         let numbered = known.strip_suffix('N').and_then(|stem| device.strip_prefix(stem));
         known == device || numbered.is_some_and(|n| n.parse::<u32>().is_ok())
     };
-    if !devices.iter().any(|known| fits(known)) {
-        let message = format!("device `{device}` is not in this build");
-        let hint =
-            format!("it has {}; other devices need a build with their feature", quoted(devices));
-        report.add(context.problem(Code::Value, &format!("{path}.device"), message).hint(hint));
+    if devices.iter().any(|known| fits(known)) {
+        return None;
     }
+    let hint = format!("it has {}; other devices need a build with their feature", quoted(devices));
+    Some((format!("device `{device}` is not in this build"), hint))
 }
 
 fn check_inputs(

@@ -257,6 +257,20 @@ pub(crate) fn check_hosts(tree: &Located, experiment: &Experiment, report: &mut 
     }
 }
 
+/// The device of the run must be in this build.
+pub(crate) fn check_run(
+    tree: &Located,
+    experiment: &Experiment,
+    around: &Surroundings,
+    report: &mut Report,
+) {
+    let path = "run.device";
+    if let Some((message, hint)) = resolve::check_device(around, experiment.run.device.as_deref()) {
+        let problem = Diagnostic::new(Code::Value, &tree.place_of(path), path, message);
+        report.add(problem.hint(hint));
+    }
+}
+
 /// A node keeps its parameters from stage to stage, so their number must stay, or the stage says
 /// that the node starts fresh.
 pub(crate) fn check_hand_off(

@@ -1,6 +1,7 @@
 //! What tests share.
 
 pub mod command;
+pub mod device;
 pub mod examples;
 pub mod faults;
 pub mod golden;

@@ -1,6 +1,6 @@
 //! Every fixture folder: the numbers of the published code, within the tolerance they come with.
 //!
-//! `PLAYHOUSE_GOLDEN` names another folder of fixtures.
+//! `PLAYHOUSE_GOLDEN` names another folder of fixtures, `PLAYHOUSE_DEVICE` another device.
 
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,8 @@
 //! gradients of the unsplit model.
 //!
 //! The graph has a node that feeds two losses (the student) and a frozen node in the gradient
-//! path (the head). The plain side keeps one autodiff graph over all modules.
+//! path (the head). The plain side keeps one autodiff graph over all modules. `PLAYHOUSE_DEVICE`
+//! names another device than `flex`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,10 +44,14 @@ observers: [{ kind: checkpoint, every: 100 }]
 
 fn graph() -> Graph {
     let layer = schemas::layers::Layer::File { name: "plain.yaml".into(), text: EXPERIMENT.into() };
-    match experiments::read::check(&[layer], std::path::Path::new("")) {
+    let mut graph = match experiments::read::check(&[layer], std::path::Path::new("")) {
         Ok(checked) => checked.graph,
         Err(problems) => panic!("{problems:#?}"),
+    };
+    for node in graph.stages.iter_mut().flat_map(|stage| stage.nodes.values_mut()) {
+        node.spec.device = tests::device::name();
     }
+    graph
 }
 
 /// One trained module with its optimiser.
@@ -95,7 +100,7 @@ struct PlainStep {
 /// The whole model in one autodiff graph.
 fn train_plainly(graph: &Graph, steps: u64) -> Vec<PlainStep> {
     let stage = &graph.stages[0];
-    let plain = modules::device::by_name("flex").unwrap();
+    let plain = tests::device::device();
     let device = plain.clone().autodiff();
     let node = |name: &str| &stage.nodes[name];
     let mut clips =

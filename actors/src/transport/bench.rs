@@ -9,11 +9,12 @@
 //!   come back in two batches per window; counted until the last is back. Over shared memory this includes the one copy of the sender.
 //! - **hand-over**: from just before `send` until the receiving thread holds the message, one at a time, by the
 //!   host's clock. *In place*: the body was written into reserved memory before; *copied*: `send` copies it.
+//! - **pyzmq**: the same throughput and hand-over between two Python processes, PUSH to PULL, without copies in
+//!   Python.
 //!
 //! Cells are interleaved: each round measures every cell once. Best and median are over rounds; latencies are
 //! percentiles over all rounds.
 
-use std::fmt;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 
+pub use super::bench_cells::Row;
+use super::bench_cells::{CELLS, Cell, rows};
+use super::bench_python::Python;
 pub use super::bench_sink::bench_peer;
 use super::bench_sink::{failed, wall};
 use super::clock::now;
@@ -46,95 +50,8 @@ pub struct Plan {
     pub only: String,
     /// An empty directory for sockets and keys.
     pub directory: PathBuf,
-}
-
-/// One line of the result.
-#[derive(Debug, Clone)]
-pub struct Row {
-    /// What was measured.
-    pub what: String,
-    /// Bytes of a body.
-    pub size: usize,
-    /// `GB/s`, or `us`.
-    pub unit: &'static str,
-    /// The best round, or p50.
-    pub best: f64,
-    /// The median round, or p99.
-    pub median: f64,
-    /// What it is compared with, and the ratios of best and of median.
-    pub against: Option<(&'static str, f64, f64)>,
-}
-
-impl fmt::Display for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, size, unit, best, median, .. } = self;
-        let (first, second) = if *unit == "us" { ("p50", "p99") } else { ("best", "median") };
-        write!(
-            f,
-            "{what:<28} {size:>9} B  {first} {best:>8.2} {unit}  {second} {median:>8.2} {unit}"
-        )?;
-        if let Some((against, best, median)) = self.against {
-            write!(f, "  = {:.0} % / {:.0} % of {against}", best * 100.0, median * 100.0)?;
-        }
-        Ok(())
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cell {
-    Memcpy(usize),
-    Raw(usize),
-    Shared(usize),
-    Plain(usize),
-    Curve(usize),
-    InPlace(usize),
-    Copied(usize),
-}
-
-const CELLS: [Cell; 17] = [
-    Cell::Memcpy(MIB),
-    Cell::Shared(MIB),
-    Cell::Memcpy(16 * MIB),
-    Cell::Shared(16 * MIB),
-    Cell::Memcpy(64_000_000),
-    Cell::Shared(64_000_000),
-    Cell::InPlace(64 << 10),
-    Cell::InPlace(MIB),
-    Cell::InPlace(16 * MIB),
-    Cell::Copied(64 << 10),
-    Cell::Copied(MIB),
-    Cell::Raw(MIB),
-    Cell::Plain(MIB),
-    Cell::Curve(MIB),
-    Cell::Raw(64_000_000),
-    Cell::Plain(64_000_000),
-    Cell::Curve(64_000_000),
-];
-
-impl Cell {
-    fn name(self) -> (&'static str, usize) {
-        match self {
-            Self::Memcpy(size) => ("memcpy", size),
-            Self::Raw(size) => ("raw tcp", size),
-            Self::Shared(size) => ("shared memory", size),
-            Self::Plain(size) => ("tcp, unencrypted", size),
-            Self::Curve(size) => ("tcp, CURVE", size),
-            Self::InPlace(size) => ("hand-over, in place", size),
-            Self::Copied(size) => ("hand-over, copied", size),
-        }
-    }
-
-    fn against(self) -> Option<(&'static str, Self)> {
-        match self {
-            Self::Shared(size) => Some(("memcpy", Self::Memcpy(size))),
-            Self::Plain(size) | Self::Curve(size) => Some(("raw tcp", Self::Raw(size))),
-            _ => None,
-        }
-    }
-
-    fn latency(self) -> bool {
-        matches!(self, Self::InPlace(_) | Self::Copied(_))
-    }
+    /// A Python that has pyzmq; without one its cells are left out.
+    pub python: Option<PathBuf>,
 }
 
 fn silent() -> TransportError {
@@ -324,6 +241,7 @@ pub fn bench_transport(plan: &Plan) -> Result<Vec<Row>, TransportError> {
     let shared = Wire::start(plan, "ipc")?;
     let plain = Wire::start(plan, "plain")?;
     let curve = Wire::start(plan, "curve")?;
+    let mut python = plan.python.as_deref().map(Python::start).transpose()?;
     let mut figures: Vec<Vec<f64>> = vec![Vec::new(); CELLS.len()];
     for _ in 0..plan.rounds.max(1) {
         let wanted = |cell: &Cell| cell.name().0.contains(&plan.only);
@@ -338,6 +256,11 @@ pub fn bench_transport(plan: &Plan) -> Result<Vec<Row>, TransportError> {
                 Cell::Curve(size) => figures.push(curve.rate(&sources, size, 1 << 28)?),
                 Cell::InPlace(size) => figures.extend(shared.hand_over(&sources, size, true)?),
                 Cell::Copied(size) => figures.extend(shared.hand_over(&sources, size, false)?),
+                Cell::PyIpc(_) | Cell::PyTcp(_) | Cell::PyHandOver(_) => {
+                    if let Some(python) = &mut python {
+                        figures.extend(python.measure(*cell)?);
+                    }
+                }
             }
         }
     }
@@ -345,38 +268,4 @@ pub fn bench_transport(plan: &Plan) -> Result<Vec<Row>, TransportError> {
         wire.transport.shutdown();
     }
     Ok(rows(figures))
-}
-
-fn at(sorted: &[f64], part: f64) -> f64 {
-    let index = (sorted.len().saturating_sub(1)) as f64 * part;
-    sorted.get(index.round() as usize).copied().unwrap_or(f64::NAN)
-}
-
-fn rows(mut figures: Vec<Vec<f64>>) -> Vec<Row> {
-    figures.iter_mut().for_each(|figures| figures.sort_by(f64::total_cmp));
-    let figure = |cell: Cell| {
-        let sorted =
-            CELLS.iter().position(|other| *other == cell).map_or(&[][..], |index| &figures[index]);
-        if cell.latency() {
-            (at(sorted, 0.5), at(sorted, 0.99))
-        } else {
-            (at(sorted, 1.0), at(sorted, 0.5))
-        }
-    };
-    let row = |cell: &Cell| {
-        let ((what, size), (best, median)) = (cell.name(), figure(*cell));
-        let against = cell.against().map(|(name, other)| {
-            let other = figure(other);
-            (name, best / other.0, median / other.1)
-        });
-        Row {
-            what: what.to_owned(),
-            size,
-            unit: if cell.latency() { "us" } else { "GB/s" },
-            best,
-            median,
-            against,
-        }
-    };
-    CELLS.iter().map(row).filter(|row| !row.best.is_nan()).collect()
 }

@@ -25,6 +25,8 @@ use crossbeam_channel::{Receiver, Sender};
 mod address;
 mod assembly;
 pub mod bench;
+mod bench_cells;
+mod bench_python;
 mod bench_sink;
 mod buffers;
 mod clock;

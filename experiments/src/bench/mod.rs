@@ -1,3 +1,4 @@
 //! What things cost here, beside another side measured in the same run.
 
 pub(crate) mod step;
+pub(crate) mod torch;

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use actors::transport::bench::{Plan, Row, bench_peer, bench_transport};
@@ -18,7 +18,7 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// Messages: ours beside memcpy and raw TCP
+    /// Messages: ours beside memcpy, raw TCP and pyzmq
     Transport {
         /// Rounds; every cell is measured once in each
         #[arg(long, default_value_t = 5)]
@@ -26,11 +26,14 @@ enum What {
         /// Only cells whose name holds this
         #[arg(long, default_value = "")]
         only: String,
+        /// A Python with pyzmq, which takes turns with the same messages
+        #[arg(long)]
+        python: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// A training step: through actors beside plain calls
+    /// A training step: through actors beside plain calls and PyTorch
     Step {
         /// Experiment file
         #[arg(default_value = "experiments/internvideo2/stage1.yaml")]
@@ -46,6 +49,9 @@ enum What {
         /// Steps in each round
         #[arg(long, default_value_t = 20)]
         steps: u64,
+        /// A Python with PyTorch, which takes turns with the same step
+        #[arg(long)]
+        python: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -62,8 +68,10 @@ enum What {
 /// Measures and prints, ratios first.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.what {
-        What::Transport { rounds, only, json } => transport(*rounds, only, *json)?,
-        What::Step { file, overrides, stage, rounds, steps, json } => {
+        What::Transport { rounds, only, python, json } => {
+            transport(*rounds, only, python.as_deref(), *json)?
+        }
+        What::Step { file, overrides, stage, rounds, steps, python, json } => {
             let checked = match read::experiment(file, overrides)? {
                 Ok(checked) => checked,
                 Err(problems) => {
@@ -71,8 +79,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     return Ok(ExitCode::FAILURE);
                 }
             };
-            let plan = ((*rounds).max(1), (*steps).max(2));
-            let found = step::bench(&checked.graph, stage, plan)?;
+            let (rounds, steps, python) = ((*rounds).max(1), (*steps).max(2), python.as_deref());
+            let plan = step::Plan { stage, rounds, steps, python };
+            let found = step::bench(&checked.graph, &plan)?;
             print_step(&found, *json)?;
         }
         What::Peer { arguments } => bench_peer(arguments)?,
@@ -80,7 +89,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn transport(rounds: usize, only: &str, json: bool) -> anyhow::Result<()> {
+fn transport(rounds: usize, only: &str, python: Option<&Path>, json: bool) -> anyhow::Result<()> {
     let name = format!("playhouse-bench-{}", std::process::id());
     let directory = std::env::temp_dir().join(name);
     std::fs::create_dir(&directory).context("cannot make a folder for sockets")?;
@@ -91,10 +100,11 @@ fn transport(rounds: usize, only: &str, json: bool) -> anyhow::Result<()> {
         peer,
         only: only.to_owned(),
         directory: directory.clone(),
+        python: python.map(Path::to_owned),
     });
     std::fs::remove_dir_all(&directory).context("cannot remove the folder for sockets")?;
     let mut rows = rows?;
-    rows.sort_by_key(|row| row.against.is_none());
+    rows.sort_by_key(|row| row.against.is_empty());
     if json {
         let rows: Vec<_> = rows.iter().map(as_json).collect();
         println!("{}", serde_json::to_string_pretty(&rows)?);
@@ -105,9 +115,10 @@ fn transport(rounds: usize, only: &str, json: bool) -> anyhow::Result<()> {
 }
 
 fn as_json(row: &Row) -> serde_json::Value {
-    let against = row.against.map(
+    let against = row.against.iter().map(
         |(side, best, median)| json!({ "side": side, "ratio_best": best, "ratio_median": median }),
     );
+    let against: Vec<_> = against.collect();
     json!({
         "against": against, "what": row.what, "bytes": row.size, "unit": row.unit,
         "best": row.best, "median": row.median,
@@ -119,11 +130,18 @@ fn print_step(found: &step::StepBench, json: bool) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(found)?);
         return Ok(());
     }
-    let [best, median] = found.actors_over_plain;
-    println!("actors / plain calls   {best:.3} best, {median:.3} median");
+    let torch = found.torch.as_ref().map_or(String::new(), |v| format!(", PyTorch {v}"));
+    println!("device {}, {} threads{torch}", found.device, found.threads);
+    for ratio in &found.ratios {
+        let step::Ratio { of, best, median, cpu } = ratio;
+        println!("{of:<40} {best:>6.3} best, {median:>6.3} median, {cpu:>6.3} of CPU time");
+    }
     for side in &found.sides {
-        let (best, median) = (1000.0 * side.best, 1000.0 * side.median);
-        println!("{:<22} {best:>8.1} ms a step best, {median:>8.1} ms median", side.name);
+        let step::Side { name, best, median, cpu } = side;
+        let [best, median, cpu] = [best, median, cpu].map(|seconds| 1000.0 * seconds);
+        println!(
+            "{name:<22} {best:>8.1} ms a step best, {median:>8.1} ms median, {cpu:>8.1} ms of CPU"
+        );
     }
     Ok(())
 }

@@ -140,13 +140,15 @@ pub(crate) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use burn::tensor::{Device, Distribution, activation};
 
-    #[test]
-    fn gradients_are_those_of_plain_attention_across_tiles() {
-        let device = Device::flex().autodiff();
+    type Attend = dyn Fn(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<4>;
+
+    /// Output and gradients of `attend` are those of plain attention, across tiles.
+    pub(in crate::layers) fn check(attend: &Attend, device: Device) {
+        let device = device.autodiff();
         let n = TILE + 44;
         let draw = |n| Tensor::<4>::random([2, 2, n, 8], Distribution::Normal(0.0, 1.0), &device);
         let plain = |q: Tensor<4>, k: Tensor<4>, v: Tensor<4>| {
@@ -155,16 +157,27 @@ mod tests {
         };
         let inputs = [draw(n), draw(70), draw(70)].map(Tensor::require_grad);
         let weight = draw(n).inner();
-        let run = |f: &dyn Fn(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<4>| {
+        let run = |f: &Attend| {
             let [q, k, v] = inputs.clone();
             let out = f(q, k, v);
             let all = (out.clone() * weight.clone()).sum().backward();
             let gradients = inputs.each_ref().map(|x| x.grad(&all).expect("a gradient"));
             [vec![out], gradients.to_vec()].concat()
         };
-        for (a, b) in run(&attend).into_iter().zip(run(&plain)) {
+        for (a, b) in run(attend).into_iter().zip(run(&plain)) {
             let off = (a - b).abs().max().into_scalar::<f32>();
             assert!(off < 2e-5, "{off}");
         }
+    }
+
+    #[test]
+    fn gradients_are_those_of_plain_attention_across_tiles() {
+        check(&attend, Device::flex());
+    }
+
+    #[cfg(feature = "tch")]
+    #[test]
+    fn gradients_on_libtorch_are_those_of_plain_attention_across_tiles() {
+        check(&attend, Device::libtorch());
     }
 }

@@ -85,3 +85,27 @@ pub(crate) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
         v.into_dispatch(),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn the_kernel_and_its_gradients_are_plain_attention() {
+        super::super::attention_ops::tests::check(&attend, Device::libtorch());
+    }
+
+    #[test]
+    fn inputs_that_are_not_tracked_give_the_same_output() {
+        let draw = || {
+            let normal = burn::tensor::Distribution::Normal(0.0, 1.0);
+            Tensor::<4>::random([1, 2, 5, 8], normal, &Device::libtorch())
+        };
+        let (q, k, v) = (draw(), draw(), draw());
+        let tracked = [&q, &k, &v].map(|t| t.clone().autodiff().require_grad());
+        let [tq, tk, tv] = tracked;
+        let off = attend(q, k, v) - attend(tq, tk, tv).inner();
+        assert_eq!(off.abs().max().into_scalar::<f32>(), 0.0);
+    }
+}

@@ -39,7 +39,7 @@ pub struct SizeOptions {
 }
 
 /// All numbers of an encoder.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Size {
     /// Pixels per side of a patch.
     pub patch: usize,

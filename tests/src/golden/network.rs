@@ -8,7 +8,7 @@ use modules::init::Init;
 use modules::kind::{Call, Kind};
 use modules::rng::Key;
 use modules::tensors::{AnyTensor, Tensors};
-use modules::{device, parameters, weights};
+use modules::{parameters, weights};
 use safetensors::SafeTensors;
 use schemas::dims::Dims;
 use schemas::node::At;
@@ -19,7 +19,7 @@ use super::report::Report;
 
 /// The device that fixtures run on, with autodiff.
 pub fn autodiff() -> Device {
-    device::by_name("flex").expect("tests are built with flex").autodiff()
+    crate::device::device().autodiff()
 }
 
 /// A kind with its module.
