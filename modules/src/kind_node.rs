@@ -40,6 +40,8 @@ pub struct KindNode<K: Kind> {
     key: Key,
     live: BTreeMap<At, Live>,
     gradients: BTreeMap<String, AnyTensor>,
+    /// Sum of squares of these gradients, once it is asked for.
+    squares: Option<f64>,
     optimizer: Option<AdamW>,
 }
 
@@ -72,6 +74,7 @@ impl<K: Kind> KindNode<K> {
             masters: BTreeMap::new(),
             live: BTreeMap::new(),
             gradients: BTreeMap::new(),
+            squares: None,
         };
         node.change(&mut |_, value| value); // draws what is not drawn yet, here and now
         Ok(node)
@@ -182,6 +185,7 @@ impl<K: Kind> Node for KindNode<K> {
                 .ok_or_else(|| NodeError::MissingInput { port: port.clone() })?;
             ends.push((output, gradient));
         }
+        self.squares = None;
         let Some(all) = vjp::backward(ends) else { return Ok(Frames::new()) };
         let mut upstream: BTreeMap<&String, AnyTensor> = BTreeMap::new();
         live.segments.backward(all, &mut |part| {
@@ -203,12 +207,14 @@ impl<K: Kind> Node for KindNode<K> {
     }
 
     fn squared_norm(&mut self) -> Result<f64, NodeError> {
-        Ok(self.gradients.values().map(AnyTensor::squared_norm).sum())
+        let sum = || self.gradients.values().map(AnyTensor::squared_norm).sum();
+        Ok(*self.squares.get_or_insert_with(sum))
     }
 
     fn update(&mut self, update: &Update) -> Result<Measures, NodeError> {
         let norm = self.squared_norm()?.sqrt();
         let mut gradients = std::mem::take(&mut self.gradients);
+        self.squares = None;
         let Some(mut optimizer) = self.optimizer.take() else { return Ok(Measures::new()) };
         let (kind, spec) = (self.kind.clone(), self.spec.optimizer.clone());
         self.change(&mut |parameter, value| {
@@ -279,6 +285,7 @@ impl<K: Kind> Node for KindNode<K> {
     fn rewind(&mut self) {
         self.live.clear();
         self.gradients.clear();
+        self.squares = None;
     }
 }
 
