@@ -52,9 +52,13 @@ pub fn main() -> ExitCode {
 
 /// Runs the command line with nodes of another factory; tests make nodes fail with it.
 pub fn main_with(factory: &Factory) -> ExitCode {
-    #[cfg(feature = "tch")]
-    openmp::settle();
     let arguments = Arguments::parse();
+    #[cfg(feature = "tch")]
+    if let Command::Run(_) | Command::Resume(_) | Command::Agent(_) | Command::Bench(_) =
+        arguments.command
+    {
+        openmp::settle();
+    }
     let filter = tracing_subscriber::EnvFilter::try_from_env("PLAYHOUSE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

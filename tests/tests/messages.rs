@@ -27,7 +27,10 @@ fn check(folder: &Path, file: &str) -> Ran {
     let line = text.lines().find_map(|line| line.strip_prefix("#   playhouse check "));
     let mut arguments = vec!["check", file];
     arguments.extend(line.into_iter().flat_map(|line| line.split(' ').skip(1)));
-    playhouse(env!("CARGO_BIN_EXE_playhouse-test"), folder, &arguments)
+    let mut ran = playhouse(env!("CARGO_BIN_EXE_playhouse-test"), folder, &arguments);
+    // Builds with more features have more devices.
+    ran.err = ran.err.replace("`flex`, `tch`, `tch:cuda:N`", "`flex`");
+    ran
 }
 
 fn copy() -> tempfile::TempDir {
