@@ -48,7 +48,7 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ManifestError {
     /// The path does not exist.
-    #[error("no data at `{}`; check the path, or make a set with `playhouse data shapes {}`", path.display(), path.display())]
+    #[error("no data at `{}`; check the path, or make a set with `playhouse data shapes DIR`: its videos are in DIR/train and DIR/test", path.display())]
     Missing {
         /// The path.
         path: PathBuf,
