@@ -79,3 +79,39 @@ impl Segments {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::init::Init;
+    use crate::layers::block::{self, BlocksConfig};
+    use crate::parameters;
+
+    #[test]
+    fn a_block_leaves_no_graph_behind_and_gives_its_gradients_later() {
+        let device = Device::flex().autodiff();
+        let blocks =
+            block::blocks(&BlocksConfig::videomae(8, 1, 2, 16), &Init::new(1, "b", &device));
+        let blocks = parameters::activate(blocks, &|_| true);
+        let x = Tensor::<3>::from_data([[[0.5; 8], [-1.0; 8]]], &Device::flex());
+        let gradient = || Tensor::<3>::from_data([[[1.0; 8], [2.0; 8]]], &Device::flex());
+        let kept = blocks[0].forward(x.clone().autodiff(), None);
+        let mut all = vjp::backward(vec![(kept.clone().into(), gradient().into())]).unwrap();
+        let expected = parameters::gradients(&blocks, &mut all);
+
+        let segments = Segments::default();
+        let again = segments.run(&blocks[0], x.autodiff(), None);
+        assert_eq!(again.clone().into_data(), kept.into_data());
+        let mut after = vjp::backward(vec![(again.clone().into(), gradient().into())]).unwrap();
+        assert!(parameters::gradients(&blocks, &mut after).is_empty(), "the graph is cut");
+        let after = vjp::backward(vec![(again.into(), gradient().into())]).unwrap();
+        let mut found = std::collections::BTreeMap::new();
+        segments.backward(after, &mut |part| found.extend(parameters::gradients(&blocks, part)));
+        assert_eq!(found.len(), expected.len());
+        for (path, gradient) in expected {
+            assert_eq!(found[&path].to_data(), gradient.to_data(), "{path}");
+        }
+    }
+}

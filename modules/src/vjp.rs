@@ -63,10 +63,12 @@ impl<B: Backend + InjectOps, C: CheckpointStrategy> InjectOps for Autodiff<B, C>
     }
 }
 
-/// Runs the backward pass from `outputs`, each with the gradient that arrived at it.
+/// Runs the backward pass from `outputs`, each with the gradient that arrived at it. An output
+/// that nothing trainable leads to is left out.
 pub fn backward(outputs: Vec<(AnyTensor, AnyTensor)>) -> Option<Gradients> {
     outputs
         .into_iter()
+        .filter(|(output, _)| each_float!(output, y => y.is_tracked(), _other => false))
         .map(|(output, gradient)| seed(output, gradient))
         .reduce(|a, b| a + b)
         .map(|sum: Tensor<1>| sum.backward())

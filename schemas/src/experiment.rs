@@ -58,8 +58,8 @@ pub struct NodeConfig {
     /// state stay f32.
     #[serde(default)]
     pub precision: Precision,
-    /// Compute the activations of blocks again in the backward pass: less memory, a third more
-    /// time.
+    /// Compute the activations of blocks again in the backward pass: less memory, and each
+    /// block runs forward twice.
     #[serde(default)]
     pub checkpointing: bool,
     /// Decay of the moving average of the weights that arrive at the `weights` port.

@@ -14,7 +14,7 @@ use crate::entry::{OptionProblem, Registry};
 use crate::experiment::{Experiment, Frozen, NodeConfig, StageConfig};
 use crate::findings::Findings;
 use crate::flow;
-use crate::node::{NodeSpec, Optimizer};
+use crate::node::{NodeSpec, Optimizer, Precision};
 use crate::port::{Elements, Ports};
 use crate::resolve::{self, Resolved};
 use crate::yaml::{Located, Tree};
@@ -95,13 +95,13 @@ impl Edge {
         self.from.port == WEIGHTS
     }
 
-    /// Bytes of one frame in f32 and i64.
-    pub fn bytes(&self) -> usize {
+    /// Bytes of one frame whose floats have this precision.
+    pub fn bytes(&self, precision: Precision) -> u64 {
         let size = |s: &Shape| match s.elements {
-            Elements::Float => 4,
+            Elements::Float => precision.bytes(),
             Elements::Int => 8,
         };
-        self.shape.as_ref().map_or(0, |s| s.dims.iter().product::<usize>() * size(s))
+        self.shape.as_ref().map_or(0, |s| s.dims.iter().product::<usize>() as u64 * size(s))
     }
 }
 

@@ -2,7 +2,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use schemas::entry::{Count, find};
-use schemas::graph::{StageGraph, StageNode};
+use schemas::graph::{End, StageGraph, StageNode};
+use schemas::node::{NodeSpec, Precision};
 use serde::Serialize;
 
 use crate::read::{self, Overrides};
@@ -77,8 +78,7 @@ fn plan(stage: &StageGraph) -> StagePlan {
         let count = find(modules::REGISTRY, &node.spec.kind)
             .map_or_else(Count::default, |entry| (entry.count)(&node.spec));
         let parameters = count.parameters;
-        // Trained: value, gradient and two moments in f32; otherwise the value alone.
-        let copies = if node.trains() { 4 } else { 1 };
+        let memory = parameters * bytes_per_parameter(&node.spec);
         NodePlan {
             name: name.clone(),
             kind: node.spec.kind.clone(),
@@ -87,15 +87,16 @@ fn plan(stage: &StageGraph) -> StagePlan {
             parameters,
             blocks: count.blocks,
             trains: node.trains(),
-            memory: 4 * copies * parameters,
+            memory,
         }
     };
     let edges = stage.edges.iter().map(|edge| {
-        let both = if edge.gradient { 2 } else { 1 };
+        let bytes = |end: &End| edge.bytes(stage.nodes[&end.node].spec.precision);
+        let back = if edge.gradient { bytes(&edge.to) } else { 0 };
         EdgePlan {
             from: edge.from.to_string(),
             to: edge.to.to_string(),
-            bytes_per_step: (edge.bytes() * both) as u64 * u64::from(stage.accumulate),
+            bytes_per_step: (bytes(&edge.from) + back) * u64::from(stage.accumulate),
             gradient: edge.gradient,
             crosses_hosts: host(&stage.nodes[&edge.from.node]) != host(&stage.nodes[&edge.to.node]),
         }
@@ -105,6 +106,18 @@ fn plan(stage: &StageGraph) -> StagePlan {
         steps: stage.steps,
         nodes: stage.nodes.iter().map(node).collect(),
         edges: edges.collect(),
+    }
+}
+
+/// Trained: value, gradient and two moments in f32; otherwise the value alone. What changes and
+/// computes in bf16 has a rounded copy beside it.
+fn bytes_per_parameter(spec: &NodeSpec) -> u64 {
+    let copy = spec.precision.bytes();
+    let whole = if spec.optimizer.is_some() { 16 } else { 4 };
+    match spec.precision {
+        Precision::F32 => whole,
+        Precision::Bf16 if spec.optimizer.is_some() || spec.ema.is_some() => whole + copy,
+        Precision::Bf16 => copy,
     }
 }
 

@@ -147,22 +147,13 @@ impl BlocksConfig {
 
     /// Blocks of InternVideo2: RMSNorm, norms on q and k, no biases in the fused projection.
     pub fn internvideo2(width: usize, depth: usize, heads: usize, hidden: usize) -> Self {
-        let attention = AttentionConfig {
-            width,
-            heads,
-            bias: QkvBias::None,
-            qk_norm: true,
-            cosine: false,
-            across_heads: false,
-        };
+        let base = Self::videomae(width, depth, heads, hidden);
         Self {
-            depth,
-            attention,
-            hidden,
+            attention: AttentionConfig { bias: QkvBias::None, qk_norm: true, ..base.attention },
             gelu: Gelu::Tanh,
             rms: true,
             layer_scale: 1e-5,
-            drop_path: 0.0,
+            ..base
         }
     }
 }
