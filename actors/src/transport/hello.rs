@@ -147,6 +147,7 @@ impl Engine {
         session.shares = ipc && hello.capabilities.iter().any(|name| name == "shm");
         let id = self.open(session, hello);
         self.routers[index].routes.insert(identity, id);
+        self.connected(id, hello);
     }
 
     /// Takes an answer at a connecting socket that has no session yet.
@@ -175,7 +176,7 @@ impl Engine {
                 if let Address::Ipc { path } = address {
                     self.join_side(id, &side::path(&path), &hello);
                 }
-                self.set_live(id);
+                self.connected(id, &hello);
             }
             Ok((Kind::Refuse, hello)) => {
                 let reason = hello.reason.chars().take(REASON).collect();
@@ -201,16 +202,18 @@ impl Engine {
         }
         self.next_session += 1;
         let id = self.next_session;
-        let router = session.via != Via::Dialer;
         self.sessions.insert(id, session);
-        self.current.insert(peer.clone(), id);
+        self.current.insert(peer, id);
         self.shared_limit.insert(id, usize::try_from(hello.shared).unwrap_or(usize::MAX));
+        id
+    }
+
+    /// Reports a session, once callers can send: whoever hears of it may do so at once.
+    fn connected(&mut self, id: u64, hello: &Hello) {
+        self.set_live(id);
+        let Some(peer) = self.sessions.get(&id).map(|session| session.peer.clone()) else { return };
         tracing::debug!(%peer, generation = hello.generation, "session open");
         self.report(Inbound::Connected { peer, generation: hello.generation });
-        if router {
-            self.set_live(id);
-        }
-        id
     }
 
     /// Lets callers send, and sends what has waited.
