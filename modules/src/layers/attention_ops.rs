@@ -1,22 +1,27 @@
-//! Attention as one node of the autodiff graph.
+//! Attention on the CPU as one node of the autodiff graph.
 //!
-//! burn 0.22 decomposes attention under autodiff and keeps several N x N tensors. This op keeps
-//! q, k, v and the output, and recomputes the scores in the backward pass, one tile of queries at
-//! a time. The forward pass is the backend's own: on libtorch its scaled-dot-product kernel.
+//! burn 0.22 decomposes attention under autodiff, keeps several N x N tensors and copies heads into pieces of
+//! their own. This node keeps q, k and v as they lie and recomputes the scores in the backward pass. A thread
+//! works on one head at a time, a tile of queries at a time, whose scores stay in its cache.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
-use burn::tensor::Tensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{Shape, Tensor};
+use burn_flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::flex::{numbers, tensor};
+use super::lanes::{exp, greatest, sum, wide};
 
 /// Query rows whose scores exist at the same time.
 const TILE: usize = 256;
 
-#[backend_extension(Flex: cfg(feature = "flex"), LibTorch: cfg(feature = "tch"), Autodiff)]
+#[backend_extension(Flex, Autodiff)]
 pub(crate) trait AttentionOps: Backend {
-    /// Softmax attention of `[B, heads, N, d]` with scale `1 / sqrt(d)`.
+    /// Softmax attention of `[B, heads, N, d]` in f32 with scale `1 / sqrt(d)`.
     fn attend(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -24,39 +29,200 @@ pub(crate) trait AttentionOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// The backend's fused attention.
-fn fused<B: Backend>(q: FloatTensor<B>, k: FloatTensor<B>, v: FloatTensor<B>) -> FloatTensor<B> {
-    B::attention(q, k, v, None, None, Default::default())
+/// A matrix inside a tensor.
+#[derive(Clone, Copy)]
+struct Matrix {
+    start: *const f32,
+    rows: usize,
+    columns: usize,
+    /// Numbers from a row to the next, and from a column to the next.
+    strides: [isize; 2],
 }
 
-#[cfg(feature = "flex")]
-impl AttentionOps for burn::backend::Flex {
-    fn attend(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        fused::<Self>(q, k, v)
+impl Matrix {
+    fn transposed(self) -> Self {
+        let [row, column] = self.strides;
+        Self { rows: self.columns, columns: self.rows, strides: [column, row], ..self }
+    }
+
+    /// Rows from `first` on, at most `count`.
+    fn tile(self, first: usize, count: usize) -> Self {
+        // The offset of an existing row lies inside the tensor.
+        let start = self.start.wrapping_offset(first as isize * self.strides[0]);
+        Self { start, rows: count.min(self.rows - first), ..self }
+    }
+
+    /// A buffer of these dims in row order.
+    fn of(buffer: &mut [f32], rows: usize, columns: usize) -> Self {
+        assert!(buffer.len() >= rows * columns, "the buffer is large enough");
+        Self { start: buffer.as_mut_ptr(), rows, columns, strides: [columns as isize, 1] }
+    }
+
+    /// Writes `scale a b` here, or adds it.
+    ///
+    /// # Safety
+    /// All three lie in live memory; this one may be written and nobody else uses it meanwhile.
+    unsafe fn product(self, add: bool, scale: f32, a: Self, b: Self) {
+        assert_eq!((a.rows, a.columns, b.columns), (self.rows, b.rows, self.columns), "a product");
+        // SAFETY: dims agree, and the caller answers for the memory.
+        unsafe {
+            gemm::gemm(
+                self.rows,
+                self.columns,
+                a.columns,
+                self.start.cast_mut(),
+                self.strides[1],
+                self.strides[0],
+                add,
+                a.start,
+                a.strides[1],
+                a.strides[0],
+                b.start,
+                b.strides[1],
+                b.strides[0],
+                1.0,
+                scale,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
     }
 }
 
-#[cfg(feature = "tch")]
-impl AttentionOps for burn::backend::LibTorch {
-    fn attend(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        fused::<Self>(q, k, v)
+/// The matrices of all heads of a tensor `[B, heads, N, d]`.
+struct Heads {
+    first: Matrix,
+    heads: usize,
+    /// Numbers from a sample to the next, and from a head to the next.
+    strides: [isize; 2],
+}
+
+// SAFETY: only a place; whoever reads or writes there answers for it.
+unsafe impl Sync for Heads {}
+
+impl Heads {
+    fn of(x: &FlexTensor) -> Self {
+        let layout = x.layout();
+        let [_, heads, rows, columns] = x.shape().dims();
+        let strides = layout.strides();
+        let start = numbers(x)[layout.start_offset()..].as_ptr();
+        let first = Matrix { start, rows, columns, strides: [strides[2], strides[3]] };
+        Self { first, heads, strides: [strides[0], strides[1]] }
+    }
+
+    fn at(&self, task: usize) -> Matrix {
+        let (sample, head) = ((task / self.heads) as isize, (task % self.heads) as isize);
+        let offset = sample * self.strides[0] + head * self.strides[1];
+        Matrix { start: self.first.start.wrapping_offset(offset), ..self.first }
     }
 }
 
-/// The tiled backward pass, on any backend.
+/// A new tensor `[B, heads, N, d]` that lies as `[B, N, heads, d]`, so that joining the heads is free.
+fn by_token([batch, heads, tokens, width]: [usize; 4]) -> FlexTensor {
+    let numbers = vec![0.0; batch * heads * tokens * width];
+    tensor(numbers, Shape::new([batch, tokens, heads, width])).permute(&[0, 2, 1, 3])
+}
+
+/// Softmax over each row.
+fn softmax(scores: &mut [f32], width: usize) {
+    wide(|| {
+        for row in scores.chunks_exact_mut(width) {
+            let most = greatest(row);
+            row.iter_mut().for_each(|x| *x = exp(*x - most));
+            let share = 1.0 / sum(width, |i| row[i]);
+            row.iter_mut().for_each(|x| *x *= share);
+        }
+    });
+}
+
+/// Turns gradients of softmaxes into those of their scores, times `scale`; `p` are the softmaxes.
+fn softmax_backward(p: &[f32], d: &mut [f32], width: usize, scale: f32) {
+    wide(|| {
+        for (p, d) in p.chunks_exact(width).zip(d.chunks_exact_mut(width)) {
+            let d = &mut d[..width];
+            let level = sum(width, |i| p[i] * d[i]);
+            d.iter_mut().zip(p).for_each(|(d, p)| *d = p * (*d - level) * scale);
+        }
+    });
+}
+
+fn scale_of(width: usize) -> f32 {
+    1.0 / (width as f32).sqrt()
+}
+
+impl AttentionOps for Flex {
+    fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor) -> FlexTensor {
+        let [batch, heads, queries, width] = q.shape().dims();
+        let (keys, v_width) = (k.shape()[2], v.shape()[3]);
+        let out = by_token([batch, heads, queries, v_width]);
+        if out.shape().num_elements() * keys == 0 {
+            return out;
+        }
+        let (q, k, v, to) = (&Heads::of(&q), &Heads::of(&k), &Heads::of(&v), &Heads::of(&out));
+        let scratch = || vec![0.0; queries.min(TILE) * keys];
+        (0..batch * heads).into_par_iter().for_each_init(scratch, |buffer, task| {
+            for start in (0..queries).step_by(TILE) {
+                let (q, to) = (q.at(task).tile(start, TILE), to.at(task).tile(start, TILE));
+                let scores = Matrix::of(buffer, q.rows, keys);
+                // SAFETY: the tensors live until the end of the call; the buffer is this thread's, and no other
+                // task writes to this head of the output, of which there is no other handle.
+                unsafe { scores.product(false, scale_of(width), q, k.at(task).transposed()) };
+                softmax(&mut buffer[..q.rows * keys], keys);
+                let scores = Matrix::of(buffer, q.rows, keys);
+                // SAFETY: as above.
+                unsafe { to.product(false, 1.0, scores, v.at(task)) };
+            }
+        });
+        out
+    }
+}
+
+/// Gradients of q, k and v from the gradient of the output.
+fn backward([q, k, v]: [FlexTensor; 3], d_out: FlexTensor) -> [FlexTensor; 3] {
+    let [batch, heads, queries, width] = q.shape().dims();
+    let keys = k.shape()[2];
+    let outs = [&q, &k, &v].map(|x| by_token(x.shape().dims()));
+    if q.shape().num_elements() * keys == 0 {
+        return outs;
+    }
+    let [q, k, v, d_out] = [&q, &k, &v, &d_out].map(Heads::of);
+    let [d_q, d_k, d_v] = outs.each_ref().map(Heads::of);
+    let all = (&q, &k, &v, &d_out, &d_q, &d_k, &d_v);
+    let rows = queries.min(TILE);
+    let scratch = || (vec![0.0; rows * keys], vec![0.0; rows * keys]);
+    (0..batch * heads).into_par_iter().for_each_init(scratch, |(p, d), task| {
+        let (q, k, v, d_out, d_q, d_k, d_v) = all;
+        let [k, v, d_k, d_v] = [k, v, d_k, d_v].map(|heads| heads.at(task));
+        for start in (0..queries).step_by(TILE) {
+            let [q, d_out, d_q] = [q, d_out, d_q].map(|heads| heads.at(task).tile(start, TILE));
+            let (scale, more, len) = (scale_of(width), start > 0, q.rows * keys);
+            let (to_p, to_d) = (Matrix::of(p, q.rows, keys), Matrix::of(d, q.rows, keys));
+            // SAFETY: as in the forward pass.
+            unsafe {
+                to_p.product(false, scale, q, k.transposed());
+                to_d.product(false, 1.0, d_out, v.transposed());
+            }
+            softmax(&mut p[..len], keys);
+            softmax_backward(&p[..len], &mut d[..len], keys, scale);
+            let (p, d) = (Matrix::of(p, q.rows, keys), Matrix::of(d, q.rows, keys));
+            // SAFETY: as in the forward pass.
+            unsafe {
+                d_v.product(more, 1.0, p.transposed(), d_out);
+                d_q.product(false, 1.0, d, k);
+                d_k.product(more, 1.0, d.transposed(), q);
+            }
+        }
+    });
+    outs
+}
+
 #[derive(Debug)]
-struct Tiled;
+struct Attended;
 
-impl<B: Backend> Backward<B, 3> for Tiled {
-    type State = [B::FloatTensorPrimitive; 4];
+impl Backward<Flex, 3> for Attended {
+    type State = [FlexTensor; 3];
 
     fn backward(
         self,
@@ -64,57 +230,17 @@ impl<B: Backend> Backward<B, 3> for Tiled {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let d_out = grads.consume::<B>(&ops.node);
-        let gradients = tiled_backward::<B>(ops.state, d_out);
+        let d_out = grads.consume::<Flex>(&ops.node);
+        let gradients = backward(ops.state, d_out);
         for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
             if let Some(parent) = parent {
-                grads.register::<B>(parent.id, gradient);
+                grads.register::<Flex>(parent.id, gradient);
             }
         }
     }
 }
 
-/// Gradients of q, k and v from the kept `[q, k, v, out]` and the gradient of `out`.
-fn tiled_backward<B: Backend>(
-    [q, k, v, out]: [B::FloatTensorPrimitive; 4],
-    d_out: B::FloatTensorPrimitive,
-) -> [B::FloatTensorPrimitive; 3] {
-    let [batch, heads, queries, width] = q.shape().dims::<4>();
-    let scale = 1.0 / (width as f64).sqrt();
-    let rows = |t: &B::FloatTensorPrimitive, start: usize| {
-        let end = (start + TILE).min(queries);
-        let ranges = [(0..batch).into(), (0..heads).into(), (start..end).into(), (..).into()];
-        B::float_slice(t.clone(), &ranges)
-    };
-    let (k_t, v_t) = (B::float_transpose(k.clone()), B::float_transpose(v));
-    let (mut d_q, mut d_k, mut d_v) = (Vec::new(), None, None);
-    for start in (0..queries).step_by(TILE) {
-        let (q_i, out_i, d_i) = (rows(&q, start), rows(&out, start), rows(&d_out, start));
-        let scores = B::float_matmul(q_i.clone(), k_t.clone());
-        let p = B::softmax(B::float_mul_scalar(scores, scale.into()), 3);
-        let d_p = B::float_matmul(d_i.clone(), v_t.clone());
-        let delta = B::float_sum_dim(B::float_mul(d_i.clone(), out_i), 3);
-        d_v = plus::<B>(d_v, B::float_matmul(B::float_transpose(p.clone()), d_i));
-        let d_s = B::float_mul(p, B::float_sub(d_p, delta));
-        let d_s = B::float_mul_scalar(d_s, scale.into());
-        d_k = plus::<B>(d_k, B::float_matmul(B::float_transpose(d_s.clone()), q_i));
-        d_q.push(B::float_matmul(d_s, k.clone()));
-    }
-    let whole = |sum: Option<_>| sum.expect("there is at least one query");
-    [B::float_cat(d_q, 2), whole(d_k), whole(d_v)]
-}
-
-fn plus<B: Backend>(
-    sum: Option<B::FloatTensorPrimitive>,
-    more: B::FloatTensorPrimitive,
-) -> Option<B::FloatTensorPrimitive> {
-    Some(match sum {
-        Some(sum) => B::float_add(sum, more),
-        None => more,
-    })
-}
-
-impl<B: Backend + AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
+impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
     fn attend(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -122,9 +248,9 @@ impl<B: Backend + AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff
     ) -> FloatTensor<Self> {
         let ((q, q_node), (k, k_node), (v, v_node)) =
             (q.into_parts(), k.into_parts(), v.into_parts());
-        let out = B::attend(q.clone(), k.clone(), v.clone());
-        match Tiled.prepare::<C>([q_node, k_node, v_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish([q, k, v, out.clone()], out),
+        let out = Flex::attend(q.clone(), k.clone(), v.clone());
+        match Attended.prepare::<C>([q_node, k_node, v_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish([q, k, v], out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }
@@ -173,11 +299,5 @@ pub(super) mod tests {
     #[test]
     fn gradients_are_those_of_plain_attention_across_tiles() {
         check(&attend, Device::flex());
-    }
-
-    #[cfg(feature = "tch")]
-    #[test]
-    fn gradients_on_libtorch_are_those_of_plain_attention_across_tiles() {
-        check(&attend, Device::libtorch());
     }
 }

@@ -5,8 +5,14 @@ mod attention_ops;
 pub mod block;
 pub mod drop_path;
 pub mod fixed_table;
+#[cfg(feature = "flex")]
+mod flex;
+mod gelu_ops;
+#[cfg(feature = "flex")]
+mod lanes;
 pub mod mlp;
 pub mod norm;
+mod norm_ops;
 pub mod patch_embed;
 pub mod pool;
 pub mod positions;

@@ -6,6 +6,7 @@ use burn::tensor::{FloatDType, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::norm_ops;
 use crate::init::Init;
 
 /// RMSNorm (weight alone) or LayerNorm (weight and bias).
@@ -37,15 +38,8 @@ impl Norm {
     pub fn forward<const R: usize>(&self, x: Tensor<R>) -> Tensor<R> {
         let dtype = x.dtype();
         let x = x.cast(FloatDType::F32);
-        let along = |t: &Param<Tensor<1>>| t.val().cast(FloatDType::F32).unsqueeze::<R>();
-        let x = if self.bias.is_some() { x.clone() - x.mean_dim(R - 1) } else { x };
-        let scale = (x.clone() * x.clone()).mean_dim(R - 1).add_scalar(self.eps).sqrt();
-        let y = x / scale * along(&self.weight);
-        match &self.bias {
-            Some(bias) => y + along(bias),
-            None => y,
-        }
-        .cast(dtype)
+        let along = |t: &Param<Tensor<1>>| t.val().cast(FloatDType::F32);
+        norm_ops::norm(x, along(&self.weight), self.bias.as_ref().map(along), self.eps).cast(dtype)
     }
 }
 
