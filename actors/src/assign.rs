@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemas::graph::{Graph, StageGraph};
+use schemas::graph::Graph;
 
 use crate::message::{Assignment, Consumer};
 
 /// Roles of all nodes that work in a stage.
 pub(crate) fn roles(graph: &Graph, stage: usize, step: u64) -> BTreeMap<String, Assignment> {
     let plan = &graph.stages[stage];
-    plan.nodes.keys().map(|name| (name.clone(), role(plan, stage, name, step))).collect()
+    plan.nodes.keys().map(|name| (name.clone(), role(graph, stage, name, step))).collect()
 }
 
 /// Roles of nodes that worked in earlier stages and rest in this one: they only keep their state.
@@ -18,20 +18,33 @@ pub(crate) fn resting(graph: &Graph, stage: usize, step: u64) -> BTreeMap<String
     let mut resting = BTreeMap::new();
     for (index, plan) in graph.stages[..stage].iter().enumerate() {
         for name in plan.nodes.keys().filter(|name| !active.contains_key(*name)) {
-            let mut role = role(plan, index, name, step);
+            let mut role = role(graph, index, name, step);
             role.outputs.clear();
             role.gradients.clear();
             role.losses.clear();
             role.followers.clear();
             role.follows = None;
+            role.copies = false;
+            role.copied_by.clear();
             resting.insert(name.clone(), role);
         }
     }
     resting
 }
 
-fn role(plan: &StageGraph, stage: usize, name: &str, step: u64) -> Assignment {
+/// Whether a node that listens to the weights of another begins this stage as its copy: it has no state yet,
+/// and no file of its own to begin with.
+fn copies(graph: &Graph, stage: usize, name: &str, step: u64) -> bool {
+    let (earlier, plan) = (&graph.stages[..stage], &graph.stages[stage]);
     let node = &plan.nodes[name];
+    let new = node.fresh || !earlier.iter().any(|stage| stage.nodes.contains_key(name));
+    new && step == plan.first_step && node.spec.weights.is_none()
+}
+
+fn role(graph: &Graph, stage: usize, name: &str, step: u64) -> Assignment {
+    let plan = &graph.stages[stage];
+    let node = &plan.nodes[name];
+    let (mut copies_now, mut copied_by) = (false, Vec::new());
     let mut outputs: BTreeMap<String, Vec<Consumer>> = BTreeMap::new();
     let mut gradients = BTreeMap::new();
     let mut followers = Vec::new();
@@ -40,8 +53,12 @@ fn role(plan: &StageGraph, stage: usize, name: &str, step: u64) -> Assignment {
         if edge.is_weights() {
             if edge.from.node == name {
                 followers.push(edge.to.node.clone());
+                if copies(graph, stage, &edge.to.node, step) {
+                    copied_by.push(edge.to.node.clone());
+                }
             }
             if edge.to.node == name {
+                copies_now = copies(graph, stage, name, step);
                 follows = Some(edge.from.node.clone());
             }
             continue;
@@ -77,6 +94,8 @@ fn role(plan: &StageGraph, stage: usize, name: &str, step: u64) -> Assignment {
         losses,
         follows,
         followers,
+        copies: copies_now,
+        copied_by,
         source: node.source,
         fresh: node.fresh,
     }

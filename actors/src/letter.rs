@@ -83,7 +83,7 @@ pub struct ParcelHeader {
     pub from: End,
     /// Which work and which way; none for weights.
     pub work: Option<(At, Pass)>,
-    /// Step that weights belong to.
+    /// Step that begins with these weights.
     pub step: u64,
     /// Frames in the order of the bodies.
     pub frames: Vec<FrameHeader>,

@@ -53,9 +53,9 @@ pub enum Load {
         /// The tensor.
         frame: Frame,
     },
-    /// Parameters after the update of a step.
+    /// Parameters of a node.
     Weights {
-        /// The step.
+        /// The step that begins with them.
         step: u64,
         /// Parameters by name.
         frames: Frames,
@@ -83,6 +83,10 @@ pub struct Assignment {
     pub follows: Option<String>,
     /// Nodes that follow this node's parameters.
     pub followers: Vec<String>,
+    /// Whether the node waits for parameters of another node before its first step.
+    pub copies: bool,
+    /// Nodes that wait for this node's parameters before their first step.
+    pub copied_by: Vec<String>,
     /// Whether the node makes frames from nothing.
     pub source: bool,
     /// Whether the node waits for the end of each step before it begins the next one.
@@ -126,6 +130,8 @@ pub enum Order {
         /// Whether the optimiser goes on; a stage begins with fresh moments.
         moments: bool,
     },
+    /// Send the parameters to the nodes that wait for them before their first step.
+    Share,
     /// Make the frames of one microbatch. For sources.
     Grant(At),
     /// Apply the gradients of the step. Answer: `Updated`.

@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod tests;
 mod trouble;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use actix::{Actor, ActorContext, Context, Handler};
 use crossbeam_channel::Sender;
 use schemas::checkpoint::{self, PartFile};
 use schemas::frame::{Frame, Frames};
-use schemas::graph::{End, WEIGHTS};
+use schemas::graph::End;
 use schemas::node::{At, Gradients, Node, NodeError, NodeSpec, Update};
 use trouble::{Trouble, guarded};
 
@@ -67,6 +68,8 @@ pub struct NodeActor {
     weights: BTreeMap<u64, Frames>,
     /// The last step whose weights may be taken.
     follows: Option<u64>,
+    /// The copy of another node's parameters that the first step waits for is not there yet.
+    waits_for_copy: bool,
     failed: bool,
 }
 
@@ -87,6 +90,7 @@ impl NodeActor {
             gate: 0,
             weights: BTreeMap::new(),
             follows: None,
+            waits_for_copy: false,
             failed: false,
         }
     }
@@ -137,6 +141,7 @@ impl NodeActor {
         self.granted.clear();
         self.weights.clear();
         (self.follows, self.failed) = (None, false);
+        self.waits_for_copy = role.copies;
         self.role = Some(role);
         self.report(What::Ready);
         Ok(())
@@ -162,7 +167,7 @@ impl NodeActor {
     fn step_forward(&mut self) -> Result<bool, Trouble> {
         let Some(role) = &self.role else { return Ok(false) };
         let at = self.forward;
-        if role.synchronous && at.step > self.gate {
+        if (role.synchronous && at.step > self.gate) || self.waits_for_copy {
             return Ok(false);
         }
         let inputs = if role.source {
@@ -263,32 +268,11 @@ impl NodeActor {
         let measures = guarded(|| node.update(update))?;
         self.report(What::Updated { step: update.step, measures });
         let Some(role) = &self.role else { return Ok(()) };
-        if !role.followers.is_empty() {
-            let node = self.node.as_ref().expect("checked above");
-            let frames = node.weights();
-            for follower in &role.followers {
-                let load = Load::Weights { step: update.step, frames: frames.clone() };
-                self.send(WEIGHTS, End::new(follower, WEIGHTS), load)?;
-            }
-        }
+        self.share(update.step + 1, &role.followers)?;
         if role.follows.is_none() {
             self.gate = update.step + 1;
         }
         self.work()
-    }
-
-    /// Takes the weights of the step at the gate, once the own work of that step is done.
-    fn step_follow(&mut self) -> Result<bool, Trouble> {
-        let step = self.gate;
-        if self.forward.step <= step || self.follows < Some(step) {
-            return Ok(false);
-        }
-        let Some(frames) = self.weights.remove(&step) else { return Ok(false) };
-        let Some(node) = &mut self.node else { return Ok(false) };
-        guarded(|| node.follow(frames))?;
-        self.gate = step + 1;
-        self.report(What::Followed { step });
-        Ok(true)
     }
 
     fn save(&mut self, folder: PathBuf, step: u64) {
@@ -311,6 +295,10 @@ impl NodeActor {
         match command.order {
             Order::Assume(role) => self.assume(*role),
             Order::Load { folder, part, moments } => self.load(&folder, &part, moments),
+            Order::Share => {
+                let Some(role) = &self.role else { return Ok(()) };
+                self.share(role.step, &role.copied_by)
+            }
             Order::Grant(at) => {
                 self.granted.insert(at, ());
                 self.work()

@@ -13,6 +13,8 @@ pub(crate) struct Cast {
     pub(crate) trained: BTreeSet<String>,
     /// Nodes that follow the parameters of another.
     pub(crate) followers: BTreeSet<String>,
+    /// Nodes whose parameters others begin with.
+    pub(crate) copied: Vec<String>,
     /// Nodes that make frames from nothing.
     pub(crate) sources: Vec<String>,
     /// Nodes that are told when a step is over.

@@ -176,6 +176,7 @@ impl Supervisor {
             active: roles.keys().cloned().collect(),
             trained: names(&roles, |r| r.spec.optimizer.is_some()),
             followers: names(&roles, |r| r.follows.is_some()),
+            copied: names(&roles, |r| !r.copied_by.is_empty()),
             sources: names(&roles, |r| r.source),
             told: names(&roles, |r| {
                 r.synchronous && r.spec.optimizer.is_none() && r.follows.is_none()
@@ -221,6 +222,9 @@ impl Supervisor {
 
     fn run(&mut self) {
         self.phase = Phase::Running;
+        for node in self.cast.copied.clone() {
+            self.command(&node, Order::Share);
+        }
         self.grant();
     }
 

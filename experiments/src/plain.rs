@@ -30,7 +30,18 @@ impl<'a> Plain<'a> {
             let made = factory(&node.spec).with_context(|| format!("node `{name}`"))?;
             nodes.insert(name.clone(), made);
         }
-        Ok(Self { stage, order: order(stage), nodes })
+        let mut plain = Self { stage, order: order(stage), nodes };
+        for edge in stage.edges.iter().filter(|edge| edge.is_weights()) {
+            if stage.nodes[&edge.to.node].spec.weights.is_none() {
+                let weights = plain.node(&edge.from.node)?.weights();
+                plain.node(&edge.to.node)?.adopt(weights)?;
+            }
+        }
+        Ok(plain)
+    }
+
+    fn node(&mut self, name: &str) -> anyhow::Result<&mut Box<dyn Node>> {
+        self.nodes.get_mut(name).with_context(|| format!("no node `{name}`"))
     }
 
     /// One step with one microbatch; gives the losses.
@@ -110,6 +121,12 @@ impl<'a> Plain<'a> {
         for name in trained {
             let node = self.nodes.get_mut(name).context("a node")?;
             node.update(&Update { step, lr, scale })?;
+        }
+        for edge in self.stage.edges.iter().filter(|edge| edge.is_weights()) {
+            if self.stage.nodes[&edge.from.node].trains() {
+                let weights = self.node(&edge.from.node)?.weights();
+                self.node(&edge.to.node)?.follow(weights)?;
+            }
         }
         Ok(())
     }

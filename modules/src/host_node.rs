@@ -47,6 +47,10 @@ impl<H: Host> Node for HostNode<H> {
         Frames::new()
     }
 
+    fn adopt(&mut self, _: Frames) -> Result<(), NodeError> {
+        Ok(())
+    }
+
     fn follow(&mut self, _: Frames) -> Result<(), NodeError> {
         Ok(())
     }

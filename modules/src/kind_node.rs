@@ -232,12 +232,17 @@ impl<K: Kind> Node for KindNode<K> {
         self.values().into_iter().map(|(path, tensor)| (path, tensor.into_frame())).collect()
     }
 
+    fn adopt(&mut self, weights: Frames) -> Result<(), NodeError> {
+        let mut incoming = self.read_all(&weights)?;
+        self.change(&mut |parameter, value| incoming.remove(&parameter.path).unwrap_or(value));
+        Ok(())
+    }
+
     fn follow(&mut self, weights: Frames) -> Result<(), NodeError> {
-        let decay = self.spec.ema.unwrap_or(0.0);
+        let Some(decay) = self.spec.ema else { return self.adopt(weights) };
         let mut incoming = self.read_all(&weights)?;
         self.change(&mut |parameter, value| match incoming.remove(&parameter.path) {
             None => value,
-            Some(new) if decay == 0.0 => new,
             Some(new) => value.times(decay).plus(new.times(1.0 - decay)),
         });
         Ok(())

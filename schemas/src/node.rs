@@ -267,7 +267,10 @@ pub trait Node: Send {
     /// Parameters by name, for nodes that listen to the `weights` port.
     fn weights(&self) -> Frames;
 
-    /// Takes parameters of another node: copies them, or moves its average towards them.
+    /// Takes parameters of another node as they are.
+    fn adopt(&mut self, weights: Frames) -> Result<(), NodeError>;
+
+    /// Moves its average towards the parameters of another node, or copies them when it has no decay.
     fn follow(&mut self, weights: Frames) -> Result<(), NodeError>;
 
     /// The state at a step boundary. Cheap: device tensors are shared, not copied.

@@ -113,6 +113,10 @@ impl Node for Faulty {
         self.node.weights()
     }
 
+    fn adopt(&mut self, weights: Frames) -> Result<(), NodeError> {
+        self.node.adopt(weights)
+    }
+
     fn follow(&mut self, weights: Frames) -> Result<(), NodeError> {
         self.node.follow(weights)
     }

@@ -43,7 +43,11 @@ observers: [{ kind: checkpoint, every: 100 }]
 ";
 
 fn graph() -> Graph {
-    let layer = schemas::layers::Layer::File { name: "plain.yaml".into(), text: EXPERIMENT.into() };
+    read(EXPERIMENT)
+}
+
+fn read(text: &str) -> Graph {
+    let layer = schemas::layers::Layer::File { name: "plain.yaml".into(), text: text.into() };
     let mut graph = match experiments::read::check(&[layer], std::path::Path::new("")) {
         Ok(checked) => checked.graph,
         Err(problems) => panic!("{problems:#?}"),
@@ -164,6 +168,56 @@ fn losses_through_actors_are_those_of_plain_calls_bit_for_bit() {
             assert!(record.lines().any(|l| l == line), "no line `{line}` in\n{record}");
         }
     }
+}
+
+/// A moving average that first works in the second stage, after its student has trained.
+const AVERAGE: &str = "
+seed: 5
+graph:
+  clips:   { kind: data/moving_shapes, batch: 2, frames: 4, size: 32 }
+  student: { kind: models/internvideo2, in: { video: clips.sparse }, preset: tiny, size: { depth: 2, patch: 16 }, taps: 1 }
+  average: { kind: models/internvideo2, in: { video: clips.sparse, weights: student.weights }, preset: tiny, size: { depth: 2, patch: 16 }, taps: 1, frozen: true, ema: 0.75 }
+  head:    { kind: models/head, in: { features: student.mean }, classes: 8 }
+  judge:   { kind: losses/cross_entropy, in: { logits: head.logits, label: clips.motion } }
+  echo:    { kind: models/head, in: { features: average.mean }, classes: 8 }
+  verdict: { kind: losses/cross_entropy, in: { logits: echo.logits, label: clips.motion } }
+curriculum:
+  - name: alone
+    steps: 2
+    train: [student, head]
+    losses: { judge.loss: 1 }
+    optimizer: { kind: adamw, lr: 1.0e-2 }
+  - name: followed
+    steps: 1
+    train: [student, head, echo]
+    losses: { judge.loss: 1, verdict.loss: 1 }
+    optimizer: { kind: adamw, lr: 1.0e-2 }
+observers: [{ kind: checkpoint, every: 100 }]
+";
+
+#[test]
+fn a_moving_average_begins_as_a_copy_of_what_it_follows() {
+    let graph = read(AVERAGE);
+    let run = tempfile::tempdir().unwrap();
+    let outcome = experiments::compose::run(graph, run.path()).unwrap();
+    assert_eq!(outcome, actors::supervisor::Outcome::Done);
+    let parameters = |step: u64, node: &str| {
+        let all = schemas::checkpoint::list(&run.path().join("checkpoints"));
+        let (manifest, folder) = all.iter().find(|(manifest, _)| manifest.step == step).unwrap();
+        let part = schemas::checkpoint::read_part(folder, &manifest.parts[node]).unwrap();
+        let own = part.tensors.into_iter().filter(|(name, _)| name.starts_with("parameter."));
+        own.map(|(name, frame)| (name, frame.to_f32())).collect::<BTreeMap<_, _>>()
+    };
+    let (before, after) = (parameters(2, "student"), parameters(3, "student"));
+    let average = parameters(3, "average");
+    assert_eq!(average.len(), before.len());
+    for (name, values) in &average {
+        let pairs = before[name].iter().zip(&after[name]);
+        let expected = pairs.map(|(before, after)| before * 0.75 + after * 0.25);
+        let apart = values.iter().zip(expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+        assert!(apart <= 1e-6, "{name}: {apart}");
+    }
+    assert!(before != after);
 }
 
 /// Frames of one port under another name.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use actix::{Addr, Arbiter, System};
 use crossbeam_channel::Receiver;
 
+use schemas::graph::WEIGHTS;
+
 use super::*;
 use crate::checkpointer::start_writer;
 use crate::edge::{Edge, EdgeError};
@@ -106,6 +108,8 @@ fn role(accumulate: u32) -> Assignment {
         losses: BTreeMap::new(),
         follows: None,
         followers: Vec::new(),
+        copies: false,
+        copied_by: Vec::new(),
         source: false,
         synchronous: true,
         fresh: false,
@@ -156,7 +160,7 @@ fn a_follower_takes_weights_only_after_its_own_work_of_that_step() {
     bench.order(Order::Assume(Box::new(role)));
     bench.until(|what| matches!(what, What::Ready));
     let frames = Frames::from([("w".to_owned(), Frame::f32([1], [7.0]))]);
-    let load = Load::Weights { step: 0, frames };
+    let load = Load::Weights { step: 1, frames };
     let (from, to) = (End::new("other", WEIGHTS), End::new("model", WEIGHTS));
     bench.address.try_send(Parcel { generation: 1, from, to, load }).expect("room");
     bench.input((0, 0), 1.0);
@@ -173,6 +177,24 @@ fn a_follower_takes_weights_only_after_its_own_work_of_that_step() {
     let values: Vec<f32> = parcels.iter().map(value).collect();
     assert_eq!(values[..4], [1.0; 4]);
     assert!(values[4..].iter().all(|value| *value == 7.0), "{values:?}");
+}
+
+#[test]
+fn what_begins_as_a_copy_waits_for_it() {
+    let bench = Bench::new(None);
+    let mut role = role(1);
+    (role.copies, role.spec.optimizer, role.spec.backward) = (true, None, false);
+    bench.order(Order::Assume(Box::new(role)));
+    bench.until(|what| matches!(what, What::Ready));
+    bench.input((0, 0), 1.0);
+    let frames = Frames::from([("w".to_owned(), Frame::f32([1], [7.0]))]);
+    let (from, to) = (End::new("other", WEIGHTS), End::new("model", WEIGHTS));
+    let load = Load::Weights { step: 0, frames };
+    bench.address.try_send(Parcel { generation: 1, from, to, load }).expect("room");
+    bench.until(|what| matches!(what, What::Measured { .. }));
+    let parcels = bench.kept.parcels.lock().unwrap();
+    let Some(Parcel { load: Load::Frame { frame, .. }, .. }) = parcels.first() else { panic!() };
+    assert_eq!(frame.to_f32(), [7.0]);
 }
 
 #[test]

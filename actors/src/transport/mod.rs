@@ -43,6 +43,8 @@ mod out;
 mod place;
 mod poll;
 mod pool;
+#[cfg(test)]
+mod process_tests;
 mod session;
 mod shared;
 mod side;

@@ -12,14 +12,7 @@ use crate::init::Init;
 
 /// Attention of `[B, heads, N, d]` with scale `1 / sqrt(d)`, without attention maps.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
-    #[cfg(feature = "tch")]
-    if matches!(q.device().as_dispatch(), burn::backend::DispatchDevice::LibTorch(_)) {
-        return super::sdpa::attend(q, k, v);
-    }
-    // In f32, also of bf16: the tiled backward pass has no softmax of a higher precision.
-    let dtype = q.dtype();
-    let [q, k, v] = [q, k, v].map(|t| t.cast(FloatDType::F32));
-    attention_ops::attend(q, k, v).cast(dtype)
+    attention_ops::attend(q, k, v)
 }
 
 /// Attention maps `[B, heads, queries, keys]` of `[B, heads, N, d]` with scale `1 / sqrt(d)`.

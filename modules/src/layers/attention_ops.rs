@@ -1,259 +1,17 @@
-//! Attention on the CPU as one node of the autodiff graph.
-//!
-//! burn 0.22 decomposes attention under autodiff, keeps several N x N tensors and copies heads into pieces of
-//! their own. This node keeps q, k and v as they lie and recomputes the scores in the backward pass. A thread
-//! works on one head at a time, a tile of queries at a time, whose scores stay in its cache.
+//! Attention as one node of the autodiff graph, on every backend in its own way.
 
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::{Shape, Tensor};
-use burn_flex::FlexTensor;
-use rayon::prelude::*;
+use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::tensor::Tensor;
 
-use super::flex::{numbers, tensor};
-use super::lanes::{exp, greatest, sum, wide};
-
-/// Query rows whose scores exist at the same time.
-const TILE: usize = 256;
-
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex: cfg(feature = "flex"), LibTorch: cfg(feature = "tch"), Autodiff)]
 pub(crate) trait AttentionOps: Backend {
-    /// Softmax attention of `[B, heads, N, d]` in f32 with scale `1 / sqrt(d)`.
+    /// Softmax attention of `[B, heads, N, d]` with scale `1 / sqrt(d)`.
     fn attend(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-}
-
-/// A matrix inside a tensor.
-#[derive(Clone, Copy)]
-struct Matrix {
-    start: *const f32,
-    rows: usize,
-    columns: usize,
-    /// Numbers from a row to the next, and from a column to the next.
-    strides: [isize; 2],
-}
-
-impl Matrix {
-    fn transposed(self) -> Self {
-        let [row, column] = self.strides;
-        Self { rows: self.columns, columns: self.rows, strides: [column, row], ..self }
-    }
-
-    /// Rows from `first` on, at most `count`.
-    fn tile(self, first: usize, count: usize) -> Self {
-        // The offset of an existing row lies inside the tensor.
-        let start = self.start.wrapping_offset(first as isize * self.strides[0]);
-        Self { start, rows: count.min(self.rows - first), ..self }
-    }
-
-    /// A buffer of these dims in row order.
-    fn of(buffer: &mut [f32], rows: usize, columns: usize) -> Self {
-        assert!(buffer.len() >= rows * columns, "the buffer is large enough");
-        Self { start: buffer.as_mut_ptr(), rows, columns, strides: [columns as isize, 1] }
-    }
-
-    /// Writes `scale a b` here, or adds it.
-    ///
-    /// # Safety
-    /// All three lie in live memory; this one may be written and nobody else uses it meanwhile.
-    unsafe fn product(self, add: bool, scale: f32, a: Self, b: Self) {
-        assert_eq!((a.rows, a.columns, b.columns), (self.rows, b.rows, self.columns), "a product");
-        // SAFETY: dims agree, and the caller answers for the memory.
-        unsafe {
-            gemm::gemm(
-                self.rows,
-                self.columns,
-                a.columns,
-                self.start.cast_mut(),
-                self.strides[1],
-                self.strides[0],
-                add,
-                a.start,
-                a.strides[1],
-                a.strides[0],
-                b.start,
-                b.strides[1],
-                b.strides[0],
-                1.0,
-                scale,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
-        }
-    }
-}
-
-/// The matrices of all heads of a tensor `[B, heads, N, d]`.
-struct Heads {
-    first: Matrix,
-    heads: usize,
-    /// Numbers from a sample to the next, and from a head to the next.
-    strides: [isize; 2],
-}
-
-// SAFETY: only a place; whoever reads or writes there answers for it.
-unsafe impl Sync for Heads {}
-
-impl Heads {
-    fn of(x: &FlexTensor) -> Self {
-        let layout = x.layout();
-        let [_, heads, rows, columns] = x.shape().dims();
-        let strides = layout.strides();
-        let start = numbers(x)[layout.start_offset()..].as_ptr();
-        let first = Matrix { start, rows, columns, strides: [strides[2], strides[3]] };
-        Self { first, heads, strides: [strides[0], strides[1]] }
-    }
-
-    fn at(&self, task: usize) -> Matrix {
-        let (sample, head) = ((task / self.heads) as isize, (task % self.heads) as isize);
-        let offset = sample * self.strides[0] + head * self.strides[1];
-        Matrix { start: self.first.start.wrapping_offset(offset), ..self.first }
-    }
-}
-
-/// A new tensor `[B, heads, N, d]` that lies as `[B, N, heads, d]`, so that joining the heads is free.
-fn by_token([batch, heads, tokens, width]: [usize; 4]) -> FlexTensor {
-    let numbers = vec![0.0; batch * heads * tokens * width];
-    tensor(numbers, Shape::new([batch, tokens, heads, width])).permute(&[0, 2, 1, 3])
-}
-
-/// Softmax over each row.
-fn softmax(scores: &mut [f32], width: usize) {
-    wide(|| {
-        for row in scores.chunks_exact_mut(width) {
-            let most = greatest(row);
-            row.iter_mut().for_each(|x| *x = exp(*x - most));
-            let share = 1.0 / sum(width, |i| row[i]);
-            row.iter_mut().for_each(|x| *x *= share);
-        }
-    });
-}
-
-/// Turns gradients of softmaxes into those of their scores, times `scale`; `p` are the softmaxes.
-fn softmax_backward(p: &[f32], d: &mut [f32], width: usize, scale: f32) {
-    wide(|| {
-        for (p, d) in p.chunks_exact(width).zip(d.chunks_exact_mut(width)) {
-            let d = &mut d[..width];
-            let level = sum(width, |i| p[i] * d[i]);
-            d.iter_mut().zip(p).for_each(|(d, p)| *d = p * (*d - level) * scale);
-        }
-    });
-}
-
-fn scale_of(width: usize) -> f32 {
-    1.0 / (width as f32).sqrt()
-}
-
-impl AttentionOps for Flex {
-    fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor) -> FlexTensor {
-        let [batch, heads, queries, width] = q.shape().dims();
-        let (keys, v_width) = (k.shape()[2], v.shape()[3]);
-        let out = by_token([batch, heads, queries, v_width]);
-        if out.shape().num_elements() * keys == 0 {
-            return out;
-        }
-        let (q, k, v, to) = (&Heads::of(&q), &Heads::of(&k), &Heads::of(&v), &Heads::of(&out));
-        let scratch = || vec![0.0; queries.min(TILE) * keys];
-        (0..batch * heads).into_par_iter().for_each_init(scratch, |buffer, task| {
-            for start in (0..queries).step_by(TILE) {
-                let (q, to) = (q.at(task).tile(start, TILE), to.at(task).tile(start, TILE));
-                let scores = Matrix::of(buffer, q.rows, keys);
-                // SAFETY: the tensors live until the end of the call; the buffer is this thread's, and no other
-                // task writes to this head of the output, of which there is no other handle.
-                unsafe { scores.product(false, scale_of(width), q, k.at(task).transposed()) };
-                softmax(&mut buffer[..q.rows * keys], keys);
-                let scores = Matrix::of(buffer, q.rows, keys);
-                // SAFETY: as above.
-                unsafe { to.product(false, 1.0, scores, v.at(task)) };
-            }
-        });
-        out
-    }
-}
-
-/// Gradients of q, k and v from the gradient of the output.
-fn backward([q, k, v]: [FlexTensor; 3], d_out: FlexTensor) -> [FlexTensor; 3] {
-    let [batch, heads, queries, width] = q.shape().dims();
-    let keys = k.shape()[2];
-    let outs = [&q, &k, &v].map(|x| by_token(x.shape().dims()));
-    if q.shape().num_elements() * keys == 0 {
-        return outs;
-    }
-    let [q, k, v, d_out] = [&q, &k, &v, &d_out].map(Heads::of);
-    let [d_q, d_k, d_v] = outs.each_ref().map(Heads::of);
-    let all = (&q, &k, &v, &d_out, &d_q, &d_k, &d_v);
-    let rows = queries.min(TILE);
-    let scratch = || (vec![0.0; rows * keys], vec![0.0; rows * keys]);
-    (0..batch * heads).into_par_iter().for_each_init(scratch, |(p, d), task| {
-        let (q, k, v, d_out, d_q, d_k, d_v) = all;
-        let [k, v, d_k, d_v] = [k, v, d_k, d_v].map(|heads| heads.at(task));
-        for start in (0..queries).step_by(TILE) {
-            let [q, d_out, d_q] = [q, d_out, d_q].map(|heads| heads.at(task).tile(start, TILE));
-            let (scale, more, len) = (scale_of(width), start > 0, q.rows * keys);
-            let (to_p, to_d) = (Matrix::of(p, q.rows, keys), Matrix::of(d, q.rows, keys));
-            // SAFETY: as in the forward pass.
-            unsafe {
-                to_p.product(false, scale, q, k.transposed());
-                to_d.product(false, 1.0, d_out, v.transposed());
-            }
-            softmax(&mut p[..len], keys);
-            softmax_backward(&p[..len], &mut d[..len], keys, scale);
-            let (p, d) = (Matrix::of(p, q.rows, keys), Matrix::of(d, q.rows, keys));
-            // SAFETY: as in the forward pass.
-            unsafe {
-                d_v.product(more, 1.0, p.transposed(), d_out);
-                d_q.product(false, 1.0, d, k);
-                d_k.product(more, 1.0, d.transposed(), q);
-            }
-        }
-    });
-    outs
-}
-
-#[derive(Debug)]
-struct Attended;
-
-impl Backward<Flex, 3> for Attended {
-    type State = [FlexTensor; 3];
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 3>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let d_out = grads.consume::<Flex>(&ops.node);
-        let gradients = backward(ops.state, d_out);
-        for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
-            if let Some(parent) = parent {
-                grads.register::<Flex>(parent.id, gradient);
-            }
-        }
-    }
-}
-
-impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
-    fn attend(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let ((q, q_node), (k, k_node), (v, v_node)) =
-            (q.into_parts(), k.into_parts(), v.into_parts());
-        let out = Flex::attend(q.clone(), k.clone(), v.clone());
-        match Attended.prepare::<C>([q_node, k_node, v_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish([q, k, v], out),
-            OpsKind::UnTracked(prep) => prep.finish(out),
-        }
-    }
 }
 
 /// Softmax attention; the backward pass recomputes the scores.
@@ -266,16 +24,16 @@ pub(crate) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use burn::tensor::{Device, Distribution, activation};
 
     type Attend = dyn Fn(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<4>;
 
-    /// Output and gradients of `attend` are those of plain attention, across tiles.
-    pub(in crate::layers) fn check(attend: &Attend, device: Device) {
+    /// Output and gradients are those of plain attention, across tiles.
+    fn check(device: Device) {
         let device = device.autodiff();
-        let n = TILE + 44;
+        let n = 300;
         let draw = |n| Tensor::<4>::random([2, 2, n, 8], Distribution::Normal(0.0, 1.0), &device);
         let plain = |q: Tensor<4>, k: Tensor<4>, v: Tensor<4>| {
             let scores = q.mul_scalar(1.0 / 8f64.sqrt()).matmul(k.transpose());
@@ -290,7 +48,7 @@ pub(super) mod tests {
             let gradients = inputs.each_ref().map(|x| x.grad(&all).expect("a gradient"));
             [vec![out], gradients.to_vec()].concat()
         };
-        for (a, b) in run(attend).into_iter().zip(run(&plain)) {
+        for (a, b) in run(&attend).into_iter().zip(run(&plain)) {
             let off = (a - b).abs().max().into_scalar::<f32>();
             assert!(off < 2e-5, "{off}");
         }
@@ -298,6 +56,34 @@ pub(super) mod tests {
 
     #[test]
     fn gradients_are_those_of_plain_attention_across_tiles() {
-        check(&attend, Device::flex());
+        check(Device::flex());
+        #[cfg(feature = "tch")]
+        check(Device::libtorch());
+    }
+
+    #[test]
+    fn inputs_that_are_not_tracked_give_the_same_output() {
+        let same = |device: Device| {
+            let draw =
+                || Tensor::<4>::random([1, 2, 5, 8], Distribution::Normal(0.0, 1.0), &device);
+            let (q, k, v) = (draw(), draw(), draw());
+            let [tq, tk, tv] = [&q, &k, &v].map(|t| t.clone().autodiff().require_grad());
+            let off = attend(q, k, v) - attend(tq, tk, tv).inner();
+            assert_eq!(off.abs().max().into_scalar::<f32>(), 0.0);
+        };
+        same(Device::flex());
+        #[cfg(feature = "tch")]
+        same(Device::libtorch());
+    }
+
+    #[test]
+    fn heads_lie_as_they_come_and_leave_in_the_order_of_tokens() {
+        let device = Device::flex();
+        let x = Tensor::<3>::random([2, 7, 12], Distribution::Normal(0.0, 1.0), &device);
+        let by_head = || x.clone().reshape([2, 7, 3, 4]).swap_dims(1, 2);
+        let copied = || Tensor::<4>::from_data(by_head().into_data(), &device);
+        let one = attend(by_head(), by_head(), by_head());
+        let other = attend(copied(), copied(), copied());
+        assert_eq!(one.into_data(), other.into_data());
     }
 }

@@ -1,9 +1,9 @@
 //! What kernels for burn's CPU backend share: its tensors as f32 in one piece.
 
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::{DType, Flex};
 use burn::tensor::{Bytes, FloatDType, Shape};
 use burn_flex::{FlexTensor, Layout};
-use burn::backend::ops::FloatTensorOps;
 
 /// A float tensor as f32, in one piece, in the order of its dims.
 pub(crate) fn whole(x: FlexTensor) -> FlexTensor {

@@ -1,6 +1,10 @@
 //! Parts that several kinds share: one of each.
 
 pub mod attention;
+#[cfg(feature = "flex")]
+mod attention_flex;
+#[cfg(feature = "tch")]
+mod attention_libtorch;
 mod attention_ops;
 pub mod block;
 pub mod drop_path;
@@ -16,8 +20,6 @@ mod norm_ops;
 pub mod patch_embed;
 pub mod pool;
 pub mod positions;
-#[cfg(feature = "tch")]
-mod sdpa;
 pub mod size;
 pub mod tokens;
 pub mod visible;

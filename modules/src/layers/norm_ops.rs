@@ -118,7 +118,12 @@ mod flex {
             Self::forward(x, weight, None, eps)
         }
 
-        fn affine_norm(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, eps: f64) -> FlexTensor {
+        fn affine_norm(
+            x: FlexTensor,
+            weight: FlexTensor,
+            bias: FlexTensor,
+            eps: f64,
+        ) -> FlexTensor {
             Self::forward(x, weight, Some(bias), eps)
         }
     }
@@ -133,7 +138,12 @@ mod flex {
     }
 
     impl NormKernel for Flex {
-        fn forward(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>, eps: f64) -> FlexTensor {
+        fn forward(
+            x: FlexTensor,
+            weight: FlexTensor,
+            bias: Option<FlexTensor>,
+            eps: f64,
+        ) -> FlexTensor {
             let shape = x.shape();
             let (x, weight, bias) = (whole(x), whole(weight), bias.map(whole));
             let (x, w) = (numbers(&x), numbers(&weight));
@@ -167,9 +177,8 @@ mod flex {
             let (x, w) = (numbers(&x), numbers(&weight));
             let width = w.len();
             let rows = rows_per_task(width);
-            let task = |(x, d): (&[f32], &mut [f32])| {
-                wide(|| rows_backward(x, d, w, affine, eps as f32))
-            };
+            let task =
+                |(x, d): (&[f32], &mut [f32])| wide(|| rows_backward(x, d, w, affine, eps as f32));
             // Each task's sums over its rows, added in the order of the tasks.
             let chunks = gradient.storage_mut::<f32>().par_chunks_mut(rows * width);
             let sums: Vec<_> = x.par_chunks(rows * width).zip(chunks).map(task).collect();
@@ -259,7 +268,10 @@ impl<B: NormOps + NormKernel, C: CheckpointStrategy> NormOps for Autodiff<B, C> 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         let ((x, x_node), (weight, weight_node)) = (x.into_parts(), weight.into_parts());
         let out = B::forward(x.clone(), weight.clone(), None, eps);
-        match Backward::<B, 2>::prepare::<C>(Normed, [x_node, weight_node]).compute_bound().stateful() {
+        match Backward::<B, 2>::prepare::<C>(Normed, [x_node, weight_node])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => prep.finish(Kept { x, weight, eps, affine: false }, out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         }

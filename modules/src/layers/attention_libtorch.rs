@@ -7,15 +7,10 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension};
-use burn::tensor::Tensor;
+use burn::backend::{Autodiff, LibTorch};
 use burn_tch::TchTensor;
 
-#[backend_extension(LibTorch, Autodiff)]
-pub(crate) trait SdpaOps: Backend {
-    /// Softmax attention of `[B, heads, N, d]` with scale `1 / sqrt(d)`.
-    fn sdpa(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>) -> FloatTensor<Self>;
-}
+use super::attention_ops::AttentionOps;
 
 fn kernel(q: &TchTensor, k: &TchTensor, v: &TchTensor) -> tch::Tensor {
     let (q, k, v) = (&q.tensor, &k.tensor, &v.tensor);
@@ -23,8 +18,12 @@ fn kernel(q: &TchTensor, k: &TchTensor, v: &TchTensor) -> tch::Tensor {
     tch::Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, false, None::<f64>, false)
 }
 
-impl SdpaOps for LibTorch {
-    fn sdpa(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>) -> FloatTensor<Self> {
+impl AttentionOps for LibTorch {
+    fn attend(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         TchTensor::new(kernel(&q, &k, &v))
     }
 }
@@ -55,8 +54,12 @@ impl Backward<LibTorch, 3> for Sdpa {
     }
 }
 
-impl<C: CheckpointStrategy> SdpaOps for Autodiff<LibTorch, C> {
-    fn sdpa(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>) -> FloatTensor<Self> {
+impl<C: CheckpointStrategy> AttentionOps for Autodiff<LibTorch, C> {
+    fn attend(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         let ((q, q_node), (k, k_node), (v, v_node)) =
             (q.into_parts(), k.into_parts(), v.into_parts());
         match Sdpa.prepare::<C>([q_node, k_node, v_node]).compute_bound().stateful() {
@@ -72,40 +75,7 @@ impl<C: CheckpointStrategy> SdpaOps for Autodiff<LibTorch, C> {
                 let kept = TchTensor { tensor: tracked, storage: out.storage.clone() };
                 prep.finish([q, k, v, kept], out)
             }
-            OpsKind::UnTracked(prep) => prep.finish(<LibTorch as SdpaOps>::sdpa(q, k, v)),
+            OpsKind::UnTracked(prep) => prep.finish(LibTorch::attend(q, k, v)),
         }
-    }
-}
-
-/// Softmax attention of tensors on a libtorch device.
-pub(crate) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
-    Tensor::from_dispatch(<Dispatch as SdpaOps>::sdpa(
-        q.into_dispatch(),
-        k.into_dispatch(),
-        v.into_dispatch(),
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use burn::tensor::Device;
-
-    #[test]
-    fn the_kernel_and_its_gradients_are_plain_attention() {
-        super::super::attention_ops::tests::check(&attend, Device::libtorch());
-    }
-
-    #[test]
-    fn inputs_that_are_not_tracked_give_the_same_output() {
-        let draw = || {
-            let normal = burn::tensor::Distribution::Normal(0.0, 1.0);
-            Tensor::<4>::random([1, 2, 5, 8], normal, &Device::libtorch())
-        };
-        let (q, k, v) = (draw(), draw(), draw());
-        let tracked = [&q, &k, &v].map(|t| t.clone().autodiff().require_grad());
-        let [tq, tk, tv] = tracked;
-        let off = attend(q, k, v) - attend(tq, tk, tv).inner();
-        assert_eq!(off.abs().max().into_scalar::<f32>(), 0.0);
     }
 }
