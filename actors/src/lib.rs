@@ -14,6 +14,7 @@ mod fake;
 pub mod fleet;
 pub mod hosts;
 pub mod letter;
+pub mod memory;
 pub mod message;
 pub mod node_actor;
 pub mod observer;

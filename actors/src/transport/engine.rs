@@ -16,7 +16,7 @@ use super::poll::{Parts, Ready, receive};
 use super::pool::Pool;
 use super::session::{Means, Session, Via};
 use super::side::Side;
-use super::sockets::{ROOM, Settings, keep_memory};
+use super::sockets::{ROOM, Settings};
 use super::wire::{CHUNK, INLINE, Kind};
 use super::{
     Address, Cause, Command, Inbound, Inner, Message, Options, PeerName, State, TransportError, zap,
@@ -68,7 +68,7 @@ impl Engine {
             keys: options.keys.clone(),
             plain_tcp: options.plain_tcp,
         };
-        keep_memory();
+        crate::memory::keep();
         let context = zmq::Context::new();
         let generation =
             SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64);

@@ -104,19 +104,6 @@ impl Settings {
     }
 }
 
-/// Keeps the memory of received frames in the process.
-///
-/// libzmq takes fresh memory for every frame. By default glibc gives 1 MiB pieces back to the system at once and
-/// half the receiving time goes into page faults. Bounds, not reservations: 64 MiB may stay unused per arena.
-pub(crate) fn keep_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: changes two thresholds of the allocator, which it does under its own lock.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 16 << 20);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 20);
-    }
-}
-
 fn set(socket: &mut zmq::Socket, option: c_int, value: c_int) -> zmq::Result<()> {
     // SAFETY: the socket is open, and the value is an int that outlives the call, as these options want.
     let code = unsafe {

@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::nn::Linear;
+use burn::tensor::module::linear;
 use burn::tensor::{FloatDType, Tensor, activation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -116,19 +117,26 @@ impl Attention {
     /// Queries, keys and values by head, `[B, heads, N, d]`, ready for the scale `1 / sqrt(d)`.
     fn split(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
         let [batch, tokens, width] = x.dims();
-        let qkv = self.qkv.forward(x).reshape([batch, tokens, 3, width]);
-        let part = |i: usize| qkv.clone().slice_dim(2, i..i + 1).reshape([batch, tokens, width]);
-        let plus = |t: Tensor<3>, bias: &Option<Param<Tensor<1>>>| match bias {
-            Some(bias) => t + bias.val().unsqueeze(),
-            None => t,
+        // A third of the matrix each, rather than a third of the output: the gradient of a slice is as large as
+        // what it was cut from, and the matrix is smaller than its output.
+        let weight = self.qkv.weight.val();
+        let fused = self.qkv.bias.as_ref().map(Param::val);
+        let own = [&self.q_bias, &None, &self.v_bias];
+        let part = |i: usize| {
+            let columns = i * width..(i + 1) * width;
+            let bias = match (&fused, own[i]) {
+                (Some(bias), _) => Some(bias.clone().slice_dim(0, columns.clone())),
+                (None, bias) => bias.as_ref().map(Param::val),
+            };
+            linear(x.clone(), weight.clone().slice_dim(1, columns), bias)
         };
         let normed = |t: Tensor<3>, norm: &Option<Norm>| match norm {
             Some(norm) => norm.forward(t),
             None => t,
         };
-        let q = normed(plus(part(0), &self.q_bias), &self.q_norm);
+        let q = normed(part(0), &self.q_norm);
         let k = normed(part(1), &self.k_norm);
-        let v = plus(part(2), &self.v_bias);
+        let v = part(2);
         let head = width / self.heads;
         let by_head = |t: Tensor<3>| t.reshape([batch, tokens, self.heads, head]).swap_dims(1, 2);
         let [q, k, v] = [q, k, v].map(by_head);
