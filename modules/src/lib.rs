@@ -6,6 +6,7 @@
 // burn 0.22 is the last with libtorch and says so at every use.
 #![cfg_attr(feature = "tch", allow(deprecated))]
 
+mod adamw_ops;
 pub mod device;
 pub mod host_node;
 pub mod init;

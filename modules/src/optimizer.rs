@@ -1,15 +1,15 @@
 //! AdamW over the parameters of one node, one group of rates per parameter.
 //!
-//! The update of one tensor is burn's AdamW (Loshchilov and Hutter 2019). State is kept by path,
-//! so that it is saved, restored and carried over between stages with the parameters.
+//! State is kept by path, so that it is saved, restored and carried over between stages with the
+//! parameters.
 
 use std::collections::BTreeMap;
 
-use burn::optim::{AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer as _};
 use burn::tensor::Tensor;
 use schemas::frame::Frame;
 use schemas::node::{NodeError, Optimizer, Part};
 
+use crate::adamw_ops::{Factors, adamw};
 use crate::tensors::{AnyTensor, Ranked, each_float};
 
 /// First and second moment of one parameter.
@@ -51,17 +51,25 @@ impl AdamW {
         rates: Rates,
     ) -> AnyTensor {
         let decay = if rates.decays { self.config.weight_decay } else { 0.0 };
-        let adamw = AdamWConfig::new()
-            .with_beta_1(self.config.betas[0] as f32)
-            .with_beta_2(self.config.betas[1] as f32)
-            .with_epsilon(self.config.eps as f32)
-            .with_weight_decay(decay as f32)
-            .build();
-        let old = self.moments.remove(path);
+        let old = self.moments.remove(path).unwrap_or_else(|| Moments {
+            steps: 0,
+            first: value.clone().zeros(),
+            second: value.clone().zeros(),
+        });
+        let steps = old.steps + 1;
+        let betas = self.config.betas;
+        let after = |beta: f64| 1.0 - beta.powi(i32::try_from(steps).unwrap_or(i32::MAX));
+        let factors = Factors {
+            betas,
+            bias: betas.map(after),
+            eps: self.config.eps,
+            lr: rates.lr,
+            keep: 1.0 - rates.lr * decay,
+        };
         let (value, moments) = each_float!(value, v => {
-            step_one(&adamw, v, gradient, old, rates.lr)
+            step_one(v, gradient, old, factors)
         }, _other => unreachable!("parameters are floats"));
-        self.moments.insert(path.to_owned(), moments);
+        self.moments.insert(path.to_owned(), Moments { steps, ..moments });
         value
     }
 
@@ -105,29 +113,16 @@ impl AdamW {
 }
 
 fn step_one<const D: usize>(
-    adamw: &burn::optim::AdamW,
     value: Tensor<D>,
     gradient: AnyTensor,
-    old: Option<Moments>,
-    lr: f64,
+    old: Moments,
+    factors: Factors,
 ) -> (AnyTensor, Moments)
 where
     Tensor<D>: Ranked,
 {
-    let state = old.map(|old| AdamWState {
-        momentum: AdaptiveMomentumState {
-            time: old.steps,
-            moment_1: old.first.into_float::<D>(),
-            moment_2: old.second.into_float::<D>(),
-            max_moment_2: None,
-        },
-    });
-    let (value, state) = adamw.step(lr, value, gradient.into_float::<D>(), state);
-    let momentum = state.expect("AdamW keeps a state").momentum;
-    let moments = Moments {
-        steps: momentum.time,
-        first: AnyTensor::float(momentum.moment_1),
-        second: AnyTensor::float(momentum.moment_2),
-    };
-    (AnyTensor::float(value), moments)
+    let moments = [old.first.into_float::<D>(), old.second.into_float::<D>()];
+    let (value, first, second) = adamw(value, gradient.into_float::<D>(), moments, factors);
+    let (first, second) = (AnyTensor::float(first), AnyTensor::float(second));
+    (AnyTensor::float(value), Moments { steps: old.steps, first, second })
 }

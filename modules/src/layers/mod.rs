@@ -10,10 +10,10 @@ pub mod block;
 pub mod drop_path;
 pub mod fixed_table;
 #[cfg(feature = "flex")]
-mod flex;
+pub(crate) mod flex;
 mod gelu_ops;
 #[cfg(feature = "flex")]
-mod lanes;
+pub(crate) mod lanes;
 pub mod mlp;
 pub mod norm;
 mod norm_ops;
