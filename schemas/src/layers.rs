@@ -1,9 +1,13 @@
 //! Layers of configuration: experiment file, `--with` overlays, environment, `--set`.
 //!
 //! The `config` crate merges them, the last one wins, and every value keeps where it came from.
-//! Mappings merge key by key; lists and scalars are replaced whole.
+//! Mappings merge key by key; scalars are replaced, and so are lists. A mapping over a list changes those of its
+//! items that it names: `curriculum: { reconstruct: { steps: 50 } }`. Nothing (`null`) takes such an item away,
+//! or a loss out of a stage.
 
-use config::{Config, ConfigError, Map, Source, Value, ValueKind};
+mod join;
+
+use join::{join, spread, without_dropped_losses};
 
 use crate::diagnostic::{Code, Diagnostic, Place, Report};
 use crate::entry::nearest;
@@ -87,16 +91,19 @@ pub fn merge(layers: &[Layer], report: &mut Report) -> Option<Located> {
         }
         merged = Some(match merged {
             None => tree,
-            Some(base) => match join(&base, &tree) {
-                Ok(tree) => tree,
-                Err(error) => {
-                    report.add(Diagnostic::new(Code::Value, &tree.place, "", error.to_string()));
-                    return None;
+            Some(base) => {
+                let place = tree.place.clone();
+                match spread(&base, tree, report).and_then(|tree| join(&base, &tree)) {
+                    Ok(tree) => tree,
+                    Err(error) => {
+                        report.add(Diagnostic::new(Code::Value, &place, "", error.to_string()));
+                        return None;
+                    }
                 }
-            },
+            }
         });
     }
-    merged
+    merged.map(without_dropped_losses)
 }
 
 /// A tree that holds the one value of an override; its parent must exist.
@@ -222,7 +229,14 @@ fn nothing(at: &Located, path: &str, (walked, rest): (String, &str)) -> Nothing 
     let (key, left) = rest.split_once('.').map_or((rest, ""), |(key, left)| (key, left));
     let names = at.entries().iter().map(|(name, _)| name.as_str());
     let hint = match (&at.tree, nearest(key, names)) {
-        (Tree::List(items), _) => format!("it has items 0 to {}", items.len().max(1) - 1),
+        (Tree::List(items), _) => {
+            let names: Vec<&str> = items.iter().filter_map(Located::name).collect();
+            match nearest(key, names.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None if names.is_empty() => format!("it has items 0 to {}", items.len().max(1) - 1),
+                None => format!("it has {}", quoted(&names)),
+            }
+        }
         (_, Some(near)) => {
             let words = [walked.as_str(), near, left].into_iter().filter(|word| !word.is_empty());
             format!("did you mean `{}`?", words.collect::<Vec<_>>().join("."))
@@ -233,100 +247,6 @@ fn nothing(at: &Located, path: &str, (walked, rest): (String, &str)) -> Nothing 
         }
     };
     Nothing { path: path.to_owned(), walked, key: key.to_owned(), hint }
-}
-
-/// A tree as a source of the `config` crate.
-#[derive(Debug, Clone)]
-struct TreeSource(Located);
-
-impl Source for TreeSource {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
-        let entries = self.0.entries().iter();
-        Ok(entries.map(|(key, value)| (key.clone(), to_config(value))).collect())
-    }
-
-    fn collect_to(&self, cache: &mut Value) -> Result<(), ConfigError> {
-        overlay(cache, &to_config(&self.0));
-        Ok(())
-    }
-}
-
-/// Keys are taken as they are: a dot in a key is not a path.
-fn overlay(base: &mut Value, over: &Value) {
-    match (&mut base.kind, &over.kind) {
-        (ValueKind::Table(base), ValueKind::Table(over)) => {
-            for (key, value) in over {
-                match base.get_mut(key) {
-                    Some(old) => overlay(old, value),
-                    None => {
-                        base.insert(key.clone(), value.clone());
-                    }
-                }
-            }
-        }
-        _ => *base = over.clone(),
-    }
-}
-
-fn join(base: &Located, over: &Located) -> Result<Located, ConfigError> {
-    let config = Config::builder()
-        .add_source(TreeSource(base.clone()))
-        .add_source(TreeSource(over.clone()))
-        .build()?;
-    let mut merged = from_config(&config.cache);
-    restore_places(&mut merged, Some(base), Some(over));
-    Ok(merged)
-}
-
-/// Mappings lose their origin in a merge; one begins where its first layer wrote it.
-fn restore_places(merged: &mut Located, base: Option<&Located>, over: Option<&Located>) {
-    let Tree::Map(entries) = &mut merged.tree else { return };
-    let is_map = |side: &&Located| matches!(side.tree, Tree::Map(_));
-    let (base, over) = (base.filter(is_map), over.filter(is_map));
-    if let Some(first) = base.or(over) {
-        merged.place = first.place.clone();
-    }
-    for (key, value) in entries {
-        let (base, over) = (base.and_then(|b| b.get(key)), over.and_then(|o| o.get(key)));
-        restore_places(value, base, over);
-    }
-}
-
-fn to_config(value: &Located) -> Value {
-    let kind = match &value.tree {
-        Tree::Null => ValueKind::Nil,
-        Tree::Bool(value) => ValueKind::Boolean(*value),
-        Tree::Int(value) => ValueKind::I64(*value),
-        Tree::Float(value) => ValueKind::Float(*value),
-        Tree::Text(value) => ValueKind::String(value.clone()),
-        Tree::List(items) => ValueKind::Array(items.iter().map(to_config).collect()),
-        Tree::Map(entries) => {
-            ValueKind::Table(entries.iter().map(|(k, v)| (k.clone(), to_config(v))).collect())
-        }
-    };
-    Value::new(Some(&value.place.to_string()), kind)
-}
-
-fn from_config(value: &Value) -> Located {
-    let tree = match &value.kind {
-        ValueKind::Nil => Tree::Null,
-        ValueKind::Boolean(value) => Tree::Bool(*value),
-        ValueKind::I64(value) => Tree::Int(*value),
-        ValueKind::I128(value) => Tree::Int(*value as i64),
-        ValueKind::U64(value) => Tree::Int(*value as i64),
-        ValueKind::U128(value) => Tree::Int(*value as i64),
-        ValueKind::Float(value) => Tree::Float(*value),
-        ValueKind::String(value) => Tree::Text(value.clone()),
-        ValueKind::Array(items) => Tree::List(items.iter().map(from_config).collect()),
-        ValueKind::Table(entries) => {
-            Tree::Map(entries.iter().map(|(k, v)| (k.clone(), from_config(v))).collect())
-        }
-    };
-    Located { tree, place: Place::parse(value.origin().unwrap_or_default()) }
 }
 
 #[cfg(test)]
@@ -361,6 +281,38 @@ mod tests {
         assert_eq!(at("graph.clips.batch"), (Tree::Int(8), "--set graph.clips.batch=8".into()));
         assert_eq!(at("observers.0").0, Tree::Text("progress".into()));
         assert_eq!(at("observers.1").0, Tree::Text("tensorboard".into()));
+    }
+
+    #[test]
+    fn items_of_a_list_change_by_name() {
+        let base = "graph: {}\ncurriculum:\n  - { name: one, steps: 1, losses: { a.loss: 1, b.loss: 2 } }\n  - { name: two, steps: 2 }\n";
+        let over = "curriculum:\n  one: { losses: { a.loss: null, c.loss: 3 } }\n  two: null\n";
+        let mut report = Report::default();
+        let layers = [
+            file("base.yaml", base),
+            file("over.yaml", over),
+            Layer::set("curriculum.one.steps=7").unwrap(),
+        ];
+        let tree = merge(&layers, &mut report).unwrap();
+        assert!(report.is_empty());
+        let stages = &tree.to_json()["curriculum"];
+        let expected = serde_json::json!([
+            { "name": "one", "steps": 7, "losses": { "b.loss": 2, "c.loss": 3 } }
+        ]);
+        assert_eq!(*stages, expected);
+        assert_eq!(
+            tree.find("curriculum.one.losses.c.loss").unwrap().place.to_string(),
+            "over.yaml:2:34"
+        );
+
+        let layers =
+            [file("base.yaml", base), file("over.yaml", "curriculum: { tow: { steps: 3 } }")];
+        assert!(merge(&layers, &mut report).is_some());
+        let problem = report.into_problems().remove(0);
+        assert_eq!(
+            (problem.message.as_str(), problem.hint.as_str()),
+            ("`curriculum` has no item `tow`", "did you mean `two`?")
+        );
     }
 
     #[test]

@@ -1,11 +1,26 @@
 //! Dotted paths through a tree: `graph.clips.batch`, `curriculum.0.losses.align.loss`.
 //!
-//! A key may hold dots itself: the keys of `losses` and of `with` are paths of their own.
+//! A key may hold dots itself: the keys of `losses` and of `with` are paths of their own. An item of a list goes
+//! by its number, or by its `name`: `curriculum.reconstruct.steps`.
 
 use crate::diagnostic::Place;
 use crate::yaml::{Located, Tree};
 
+/// The number of an item that is called by its number or by its `name`.
+pub(crate) fn item(items: &[Located], key: &str) -> Option<usize> {
+    let named = || items.iter().position(|item| item.name() == Some(key));
+    key.parse::<usize>().ok().filter(|number| *number < items.len()).or_else(named)
+}
+
 impl Located {
+    /// What a mapping says under `name`.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match &self.get("name")?.tree {
+            Tree::Text(name) => Some(name),
+            _ => None,
+        }
+    }
+
     /// The value under a dotted path.
     pub fn find(&self, path: &str) -> Option<&Located> {
         let (mut at, mut rest) = (self, path);
@@ -33,7 +48,7 @@ impl Located {
         ends.into_iter().find_map(|end| {
             let key = &path[..end];
             let value = match &self.tree {
-                Tree::List(items) => items.get(key.parse::<usize>().ok()?)?,
+                Tree::List(items) => &items[item(items, key)?],
                 _ => self.get(key)?,
             };
             Some((key, value, path.get(end + 1..).unwrap_or_default()))
@@ -45,8 +60,7 @@ impl Located {
         let known = self.step(path).map(|(key, _, rest)| (key, rest));
         let (key, rest) = known.unwrap_or_else(|| path.split_once('.').unwrap_or((path, "")));
         if let Tree::List(items) = &mut self.tree {
-            let item = key.parse::<usize>().ok().and_then(|index| items.get_mut(index));
-            match item {
+            match item(items, key).map(|number| &mut items[number]) {
                 Some(item) if rest.is_empty() => *item = value,
                 Some(item) => item.set_below(key, rest, value),
                 None => {}
