@@ -247,6 +247,12 @@ impl Kind for Config {
             let hint = "connect `visible` to the mask that the student sees through";
             problems.push(OptionProblem::new("", message, hint));
         }
+        let taught = side(dims, "M");
+        if taught < all {
+            let message = format!("the teacher gives {taught} tokens, but the lattice has {all}");
+            let hint = "let the teacher see the whole clip: disconnect its `visible`";
+            problems.push(OptionProblem::new("", message, hint));
+        }
         if Self::front(dims).iter().any(|front| *front > 1) {
             let message = "more than one token beside the lattice".to_owned();
             let hint = "connect `visible` when the student sees a part of the clip";
