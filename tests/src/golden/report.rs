@@ -6,6 +6,8 @@ use std::path::Path;
 use super::fixture::{Array, Arrays, Fixture};
 
 /// Multiple of the suggested tolerance that is accepted; other reduction orders need a little.
+/// Arrays of smaller numbers are compared as if this were their largest: what is 0 in theory is noise in f32.
+const FLOOR: f64 = 5e-2;
 const SLACK: f64 = 4.0;
 
 /// The largest deviation so far.
@@ -84,7 +86,7 @@ impl Report {
             let shapes = format!("{:?}, expected {:?}", got.shape, expected.shape);
             return self.problems.push(format!("`{name}` has shape {shapes}"));
         }
-        let scale = expected.values.iter().fold(1.0, |m: f64, v| m.max(v.abs()));
+        let scale = expected.values.iter().fold(FLOOR, |m: f64, v| m.max(v.abs()));
         let share = |(g, e): (&f64, &f64)| (g - e).abs() / (self.tolerance * scale);
         let shares = got.values.iter().zip(&expected.values).map(share);
         let badness = |s: f64| if s.is_nan() { f64::INFINITY } else { s };
