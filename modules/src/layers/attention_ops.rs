@@ -77,6 +77,32 @@ mod tests {
     }
 
     #[test]
+    fn one_number_that_stands_for_many_counts_as_many() {
+        let device = Device::flex().autodiff();
+        let draw = |shape| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        // Queries, keys and the incoming gradient are expanded: their strides are 0.
+        let inputs = [draw([2, 1, 1, 8]), draw([2, 1, 5, 1]), draw([2, 3, 5, 8])];
+        let inputs = inputs.map(Tensor::require_grad);
+        let expanded = || {
+            let [q, k, v] = inputs.clone();
+            [q.expand([2, 3, 7, 8]), k.expand([2, 3, 5, 8]), v]
+        };
+        let copied = || {
+            let one = Tensor::<4>::ones([2, 3, 7, 8], &device);
+            let [q, k, v] = expanded();
+            [q * one.clone(), k * one.slice_dim(2, 0..5), v]
+        };
+        let run = |[q, k, v]: [Tensor<4>; 3]| {
+            let all = attend(q, k, v).sum().backward();
+            inputs.each_ref().map(|x| x.grad(&all).expect("a gradient"))
+        };
+        for (a, b) in run(expanded()).into_iter().zip(run(copied())) {
+            let off = (a - b).abs().max().into_scalar::<f32>();
+            assert!(off < 1e-5, "{off}");
+        }
+    }
+
+    #[test]
     fn heads_lie_as_they_come_and_leave_in_the_order_of_tokens() {
         let device = Device::flex();
         let x = Tensor::<3>::random([2, 7, 12], Distribution::Normal(0.0, 1.0), &device);
