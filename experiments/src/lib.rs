@@ -12,6 +12,7 @@ mod cmd;
 pub mod compose;
 mod openmp;
 pub mod origin;
+mod out;
 pub mod plain;
 pub mod read;
 pub mod schema;

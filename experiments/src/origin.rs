@@ -46,7 +46,7 @@ impl Origin {
             git: output("git", &["rev-parse", "HEAD"]),
             host: output("hostname", &[]).unwrap_or_default(),
             seed: graph.experiment.seed,
-            command: std::env::args().collect(),
+            command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
             base: base.to_owned(),
             graph: graph_hash(graph),
             weights,

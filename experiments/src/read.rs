@@ -1,5 +1,6 @@
 //! From files and flags to a checked graph.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -84,7 +85,11 @@ pub fn experiment(file: &Path, overrides: &Overrides) -> anyhow::Result<Outcome>
         let found = if !overlay.exists() && beside.exists() { &beside } else { overlay };
         layers.push(file_layer(found)?);
     }
-    layers.extend(Layer::environment(std::env::vars()));
+    // Variables that are not text are somebody else's.
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    layers.extend(Layer::environment(std::env::vars_os().filter_map(text)));
     let mut problems = Vec::new();
     for text in &overrides.set {
         match Layer::set(text) {

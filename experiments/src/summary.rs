@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use crate::out::say;
+
 /// One number over a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Series {
@@ -76,20 +78,23 @@ impl Summary {
     pub fn print(&self) {
         for stage in &self.stages {
             let Some(loss) = stage.metrics.get("supervisor.loss") else { continue };
-            println!(
+            say!(
                 "{:<16} {:>5} steps   loss {:.4} -> {:.4}",
-                stage.name, stage.steps, loss.first, loss.last
+                stage.name,
+                stage.steps,
+                loss.first,
+                loss.last
             );
         }
         if let Some(stage) = self.stages.last() {
             let judged = stage.metrics.iter().filter(|(name, _)| name.ends_with(".accuracy"));
             for (name, series) in judged {
-                println!("{:<40} {:>5.1} %", name, 100.0 * series.mean);
+                say!("{:<40} {:>5.1} %", name, 100.0 * series.mean);
             }
         }
-        println!("quarantined files: {}", self.quarantined.len());
+        say!("quarantined files: {}", self.quarantined.len());
         for (file, reason) in &self.quarantined {
-            println!("  {file}: {reason}");
+            say!("  {file}: {reason}");
         }
     }
 }

@@ -38,6 +38,10 @@ impl WeightsFile {
     pub fn open(path: &Path) -> Result<Self, NodeError> {
         let name = path.display().to_string();
         let fail = |reason: String| NodeError::Weights { file: name.clone(), reason };
+        // Opening a pipe would wait for whoever writes into it.
+        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(fail("is not a file".to_owned()));
+        }
         let file = File::open(path).map_err(|e| fail(format!("cannot be opened: {e}")))?;
         // SAFETY: the mapping is read-only; a file that is cut while it is read faults this
         // process, which the caller accepts for files it names itself.

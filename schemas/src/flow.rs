@@ -9,26 +9,26 @@ use crate::graph::{End, Shape, WEIGHTS, connected};
 use crate::port::{Grad, Port};
 use crate::resolve::{Resolved, join};
 
-/// Names of nodes, producers first. Weights arrive after an update and order nothing.
+/// Names of nodes, producers first, and whether there is such an order: where nodes feed each other, each circle
+/// is reported and its nodes follow in some order. Weights arrive after an update and order nothing.
 pub(crate) fn order(
     context: &Context<'_>,
     nodes: &BTreeMap<String, Resolved>,
     report: &mut Report,
-) -> Option<Vec<String>> {
-    let mut order = Vec::new();
-    let mut done = BTreeSet::new();
+) -> (Vec<String>, bool) {
+    let (mut order, mut done, mut sound) = (Vec::new(), BTreeSet::new(), true);
     for name in nodes.keys() {
-        let mut chain = Vec::new();
-        if let Err(cycle) = visit(context, name, &mut chain, &mut done, &mut order) {
+        while let Err(cycle) = visit(context, name, &mut Vec::new(), &mut done, &mut order) {
+            sound = false;
             let first = &cycle[0];
             let message = format!("nodes feed each other in a circle: {}", cycle.join(" <- "));
             let hint = "break the circle; parameters may travel back through a `weights` port";
             let path = format!("graph.{first}.in");
             report.add(context.problem(Code::Cycle, &path, message).hint(hint));
-            return None;
+            order.extend(cycle.into_iter().filter(|name| done.insert(name.clone())));
         }
     }
-    Some(order)
+    (order, sound)
 }
 
 fn visit(
@@ -182,6 +182,18 @@ impl Binding<'_> {
         let (Some(pattern), Some(lattice)) = (&port.lattice, &shape.lattice) else { return };
         let patterns = Dim::parse_all(pattern).unwrap_or_default();
         let bound: Vec<_> = patterns.iter().map(|p| p.value(&self.dims)).collect();
+        let own = |error: &&DimError| !matches!(error, DimError::Unbound { .. });
+        if let Some(error) = bound.iter().filter_map(|value| value.as_ref().err()).find(own) {
+            // It has no lattice to compare. A division by 0 is named by its option.
+            self.sound = false;
+            if matches!(error, DimError::Remainder { .. }) {
+                let message = format!("`{}` has no token lattice: {error}", self.name);
+                let path = format!("graph.{}", self.name);
+                let problem = self.context.problem(Code::Value, &path, message);
+                report.add(problem.hint(self.origins(error)));
+            }
+            return;
+        }
         for (pattern, value) in patterns.iter().zip(lattice) {
             if self.bind(pattern, *value, from).is_ok() {
                 continue;

@@ -13,11 +13,11 @@ use crate::dims::Dims;
 use crate::entry::{OptionProblem, Registry};
 use crate::experiment::{Experiment, Frozen, NodeConfig, StageConfig};
 use crate::findings::Findings;
-use crate::flow;
 use crate::node::{NodeSpec, Optimizer, Precision};
 use crate::port::{Elements, Ports};
 use crate::resolve::{self, Resolved};
 use crate::yaml::{Located, Tree};
+use crate::{flow, follow};
 use crate::{layers, stages};
 
 /// What the program around the graph offers.
@@ -236,12 +236,15 @@ fn changed(tree: &Located, index: usize, stage: &StageConfig, report: &mut Repor
 
 fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph> {
     let nodes = resolve::nodes(context, report);
-    let order = flow::order(context, &nodes, report)?;
+    let (order, ordered) = flow::order(context, &nodes, report);
     let shapes = flow::shapes(context, &nodes, &order, report);
     let losses = stages::losses(context, &nodes, report);
     // Where nodes or losses have problems, gradients that do not arrive only follow from them.
     let sound = report.is_empty() && nodes.len() == context.tree.get("graph")?.entries().len();
     let trained = stages::trained(context, &nodes, report);
+    if !ordered {
+        return None;
+    }
     let active = flow::active(context);
     let mut unreached = Report::default();
     let ends = (&losses, &trained);
@@ -261,17 +264,14 @@ fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph>
     };
     for name in &active {
         let (Some(node), Some(shape)) = (nodes.get(name), shapes.get(name)) else { continue };
-        let config = &context.experiment.graph[name];
-        let inputs = connected(config);
-        let edges: Vec<Edge> = inputs
-            .iter()
-            .map(|(port, from)| Edge {
-                shape: shapes.get(&from.node).and_then(|s| s.outputs.get(&from.port)).cloned(),
-                gradient: gradients.edges.contains(&(from.clone(), End::new(name, port))),
-                from: from.clone(),
-                to: End::new(name, port),
-            })
-            .collect();
+        let edge = |(port, from): (String, End)| Edge {
+            shape: shapes.get(&from.node).and_then(|s| s.outputs.get(&from.port)).cloned(),
+            gradient: gradients.edges.contains(&(from.clone(), End::new(name, &port))),
+            to: End::new(name, &port),
+            from,
+        };
+        let inputs = connected(&context.experiment.graph[name]);
+        let edges: Vec<Edge> = inputs.into_iter().map(edge).collect();
         let trains = trained.contains(name) && gradients.backward.contains(name);
         let spec =
             node_spec(context, name, node, (&shape.dims, &edges, trains, &gradients.backward));
@@ -290,6 +290,7 @@ fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph>
         );
         stage.edges.extend(edges);
     }
+    follow::check_followers(context, &nodes, (&stage.nodes, &stage.edges), report);
     Some(stage)
 }
 

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::entry::nearest;
 use crate::experiment::{Experiment, HostConfig, NodeConfig, StageConfig};
+use crate::names::check_name;
 use crate::words;
 use crate::yaml::{Located, Tree};
 
@@ -40,6 +41,7 @@ impl Experiment {
         let observers = observers.iter().enumerate();
         let read_host = |(name, host): &(String, Located), report: &mut Report| {
             let path = format!("hosts.{name}");
+            check_name(name, &path, host, report);
             let null = matches!(host.tree, Tree::Null);
             let empty = null.then(HostConfig::default);
             Some((name.clone(), empty.or_else(|| fields(host, &path, &HOST_KEYS, report))?))
@@ -104,17 +106,6 @@ fn read_curriculum(tree: &Located, report: &mut Report) -> Vec<StageConfig> {
         read.push(config);
     }
     read
-}
-
-fn check_name(name: &str, path: &str, at: &Located, report: &mut Report) {
-    let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
-        let message = format!("`{name}` is not a name");
-        report.add(
-            Diagnostic::new(Code::Value, &at.place, path, message)
-                .hint("use up to 64 letters, digits, `_` and `-`"),
-        );
-    }
 }
 
 fn read_node(name: &str, node: &Located, report: &mut Report) -> Option<NodeConfig> {
@@ -220,7 +211,12 @@ fn read_stage(stage: &Located, path: &str, report: &mut Report) -> StageConfig {
     config.losses = losses.iter().filter_map(|loss| weight(loss, report)).collect();
     let changes = entries(stage, "with", path, "{ clips.frames: 8 }", report).iter();
     config.changes = changes.map(|(key, value)| (key.clone(), value.to_json())).collect();
-    config.name = part(stage, "name", path, report).unwrap_or(config.name);
+    if let Some(name) = part::<String>(stage, "name", path, report) {
+        // It becomes a part of file names.
+        let at = stage.get("name").unwrap_or(stage);
+        check_name(&name, &format!("{path}.name"), at, report);
+        config.name = name;
+    }
     config.steps = part(stage, "steps", path, report).unwrap_or(config.steps);
     config.accumulate = part(stage, "accumulate", path, report).unwrap_or(config.accumulate);
     config.train = part(stage, "train", path, report).unwrap_or_default();

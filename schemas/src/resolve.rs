@@ -6,13 +6,14 @@ use serde_json::Value;
 
 use crate::context::Context;
 use crate::diagnostic::{Code, Report};
+use crate::dims::Dims;
 use crate::entry::{Entry, find, nearest};
 use crate::experiment::{NODE_KEYS, NodeConfig};
 use crate::graph::{Surroundings, WEIGHTS, connected};
 use crate::port::Ports;
 use crate::reading::quoted;
-use crate::words;
 use crate::yaml::{Located, Tree};
+use crate::{flow, follow, words};
 
 /// A node whose kind and options are known.
 pub(crate) struct Resolved {
@@ -27,6 +28,7 @@ pub(crate) struct Resolved {
 /// All nodes that can be resolved.
 pub(crate) fn nodes(context: &Context<'_>, report: &mut Report) -> BTreeMap<String, Resolved> {
     let mut resolved = BTreeMap::new();
+    let active = flow::active(context);
     for (name, config) in &context.experiment.graph {
         if let Some(node) = resolve(context, name, config, report) {
             resolved.insert(name.clone(), node);
@@ -34,6 +36,7 @@ pub(crate) fn nodes(context: &Context<'_>, report: &mut Report) -> BTreeMap<Stri
     }
     for (name, config) in &context.experiment.graph {
         check_sources(context, name, config, &resolved, report);
+        follow::check_ema(context, (name, config), &active, report);
     }
     resolved
 }
@@ -95,7 +98,10 @@ fn read_options(
     loop {
         let problem = match (entry.resolve)(&Value::Object(options.clone())) {
             Ok(read) if left_out.is_empty() => return Some(read),
-            Ok(_) => return None,
+            Ok(rest) => {
+                check_rest(context, path, (entry, &rest), &left_out, report);
+                return None;
+            }
             Err(problem) => problem,
         };
         let full = join(path, &problem.option);
@@ -108,6 +114,24 @@ fn read_options(
         let key = problem.option.split(['.', '[']).next().unwrap_or_default().to_owned();
         options.shift_remove(&key)?;
         left_out.push(key);
+    }
+}
+
+/// Checks the options beside those that could not be read.
+fn check_rest(
+    context: &Context<'_>,
+    path: &str,
+    (entry, rest): (&Entry, &Value),
+    left_out: &[String],
+    report: &mut Report,
+) {
+    for problem in (entry.check)(rest, &Dims::new()) {
+        let key = problem.option.split(['.', '[']).next().unwrap_or_default();
+        // What a default stands in for says nothing.
+        if !key.is_empty() && !left_out.iter().any(|left| left == key) {
+            let full = join(path, &problem.option);
+            report.add(context.problem(Code::Value, &full, problem.message).hint(problem.hint));
+        }
     }
 }
 
@@ -201,7 +225,9 @@ fn check_sources(
             continue;
         }
         let Some(node) = nodes.get(&from.node) else { continue };
-        if from.port == WEIGHTS || node.ports.find_output(&from.port).is_some() {
+        if follow::check_edge(context, (name, config), (&port, &from), report)
+            || node.ports.find_output(&from.port).is_some()
+        {
             continue;
         }
         let outputs: Vec<&str> = node.ports.outputs.iter().map(|p| p.name.as_str()).collect();

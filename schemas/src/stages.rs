@@ -226,9 +226,8 @@ pub(crate) fn without_curriculum(
     let stage = StageConfig::default();
     let context = Context { tree, experiment, index: 0, config: &stage, around };
     let nodes = resolve::nodes(&context, report);
-    if let Some(order) = flow::order(&context, &nodes, report) {
-        flow::shapes(&context, &nodes, &order, report);
-    }
+    let (order, _) = flow::order(&context, &nodes, report);
+    flow::shapes(&context, &nodes, &order, report);
 }
 
 /// Placements must name nodes and hosts that exist.

@@ -213,6 +213,11 @@ impl Reader<'_> {
                 }
                 _ => None,
             },
+            Event::DocumentStart(..) if self.done.is_some() => self.fail(
+                &place,
+                "a second document begins here",
+                "keep one, without `---` between",
+            ),
             Event::Alias(..) => self.fail(&place, "aliases are not read", "write the value again"),
             _ => Some(()),
         }

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use crate::bench::step;
+use crate::out::say;
 use crate::read::{self, Overrides};
 
 /// Measure what things cost here, beside another side in the same run
@@ -107,9 +108,9 @@ fn transport(rounds: usize, only: &str, python: Option<&Path>, json: bool) -> an
     rows.sort_by_key(|row| row.against.is_empty());
     if json {
         let rows: Vec<_> = rows.iter().map(as_json).collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        say!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
-        rows.iter().for_each(|row| println!("{row}"));
+        rows.iter().for_each(|row| say!("{row}"));
     }
     Ok(())
 }
@@ -127,19 +128,19 @@ fn as_json(row: &Row) -> serde_json::Value {
 
 fn print_step(found: &step::StepBench, json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(found)?);
+        say!("{}", serde_json::to_string_pretty(found)?);
         return Ok(());
     }
     let torch = found.torch.as_ref().map_or(String::new(), |v| format!(", PyTorch {v}"));
-    println!("device {}, {} threads{torch}", found.device, found.threads);
+    say!("device {}, {} threads{torch}", found.device, found.threads);
     for ratio in &found.ratios {
         let step::Ratio { of, best, median, cpu } = ratio;
-        println!("{of:<40} {best:>6.3} best, {median:>6.3} median, {cpu:>6.3} of CPU time");
+        say!("{of:<40} {best:>6.3} best, {median:>6.3} median, {cpu:>6.3} of CPU time");
     }
     for side in &found.sides {
         let step::Side { name, best, median, cpu } = side;
         let [best, median, cpu] = [best, median, cpu].map(|seconds| 1000.0 * seconds);
-        println!(
+        say!(
             "{name:<22} {best:>8.1} ms a step best, {median:>8.1} ms median, {cpu:>8.1} ms of CPU"
         );
     }

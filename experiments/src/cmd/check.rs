@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::out::say;
 use crate::read::{self, Overrides};
 
 /// Check experiments without running them
@@ -21,7 +22,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Ok(Ok(checked)) => {
                 let stages = counted(checked.graph.stages.len(), "stage");
                 let nodes = counted(checked.graph.experiment.graph.len(), "node");
-                println!("{}: ok, {nodes}, {stages}", file.display());
+                say!("{}: ok, {nodes}, {stages}", file.display());
             }
             Ok(Err(problems)) => {
                 let count = read::print(&problems);

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use clap::Subcommand;
 use modules::shapes::{self, Options};
 
+use crate::out::say;
+
 /// Make data sets
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -80,7 +82,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         eprintln!();
     }
     let word = if made.reused { "found" } else { "wrote" };
-    println!("{word} {} clips in {} ({})", made.files, made.dir.display(), made.encoder);
+    say!("{word} {} clips in {} ({})", made.files, made.dir.display(), made.encoder);
     if let Some(notice) = &made.notice {
         eprintln!("warning: {notice}");
     }

@@ -4,6 +4,8 @@ use schemas::entry::{Entry, find, nearest};
 use schemas::port::{Grad, Port};
 use serde_json::{Map, Value, json};
 
+use crate::out::say;
+
 /// Explain a kind: what it is, its ports and its options
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -16,7 +18,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut observers = actors::OBSERVERS.iter();
     let observer = observers.find(|(name, _, _)| args.kind == format!("observers/{name}"));
     if let Some((name, about, _)) = observer {
-        println!("observers/{name}\n\n{about}\n\nwrite it as `{name}` under `observers`");
+        say!("observers/{name}\n\n{about}\n\nwrite it as `{name}` under `observers`");
         return Ok(ExitCode::SUCCESS);
     }
     let Some(entry) = find(modules::REGISTRY, &args.kind) else {
@@ -27,9 +29,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         };
         anyhow::bail!("no kind is named `{}`; {hint}", args.kind);
     };
-    println!("{}\n", args.kind);
+    say!("{}\n", args.kind);
     for line in entry.about.lines().take_while(|line| line.starts_with("//!")) {
-        println!("{}", line.trim_start_matches("//!").trim_start_matches(' '));
+        say!("{}", line.trim_start_matches("//!").trim_start_matches(' '));
     }
     let schema = (entry.schema)();
     print_ports(entry, &schema);
@@ -55,8 +57,8 @@ fn print_ports(entry: &Entry, schema: &Value) {
     let Ok(options) = (entry.resolve)(&Value::Object(examples)) else { return };
     let ports = (entry.ports)(&options, &[]);
     match given.as_slice() {
-        [] => println!("\nports with default options"),
-        given => println!("\nports with {}", given.join(", ")),
+        [] => say!("\nports with default options"),
+        given => say!("\nports with {}", given.join(", ")),
     }
     let line = |way: &str, port: &Port| {
         let grad = match (port.grad, way) {
@@ -67,7 +69,7 @@ fn print_ports(entry: &Entry, schema: &Value) {
         };
         let optional = if port.optional { ", optional" } else { "" };
         let class = port.elements.name();
-        println!("  {way:<4} {:<16} {:<32} {class}, {grad}{optional}", port.name, port.dims);
+        say!("  {way:<4} {:<16} {:<32} {class}, {grad}{optional}", port.name, port.dims);
     };
     ports.inputs.iter().for_each(|port| line("in", port));
     ports.outputs.iter().for_each(|port| line("out", port));
@@ -78,7 +80,7 @@ fn print_options(schema: &Value) {
     if properties.is_empty() {
         return;
     }
-    println!("\noptions");
+    say!("\noptions");
     let required: Vec<&str> =
         schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, property) in properties {
@@ -89,10 +91,10 @@ fn print_options(schema: &Value) {
             None if required.contains(&name.as_str()) => " (must be given)".to_owned(),
             None => String::new(),
         };
-        println!("  {name:<20} {}{default}", about.replace('\n', " "));
+        say!("  {name:<20} {}{default}", about.replace('\n', " "));
         let words = words(property, schema);
         if !words.is_empty() {
-            println!("  {:<20} one of {}", "", words.join(", "));
+            say!("  {:<20} one of {}", "", words.join(", "));
         }
     }
 }

@@ -3,6 +3,7 @@ use std::process::ExitCode;
 
 use schemas::graph::{Shape, StageGraph};
 
+use crate::out::say;
 use crate::read::{self, Overrides};
 
 /// Print the graph of each stage with its dims and gradient paths
@@ -44,31 +45,31 @@ fn shown(shape: Option<&Shape>) -> String {
 }
 
 fn print_text(stage: &StageGraph) {
-    println!("stage {} ({} steps)", stage.name, stage.steps);
+    say!("stage {} ({} steps)", stage.name, stage.steps);
     for (name, node) in &stage.nodes {
         let state = match (node.trains(), node.spec.backward) {
             (true, _) => "trains",
             (false, true) => "frozen, gradient passes",
             (false, false) => "no gradient",
         };
-        println!("  {name}: {} ({state})", node.spec.kind);
+        say!("  {name}: {} ({state})", node.spec.kind);
         for edge in stage.edges.iter().filter(|edge| edge.to.node == *name) {
             let back = if edge.gradient { "<->" } else { "<--" };
-            println!("    {} {back} {}  {}", edge.to.port, edge.from, shown(edge.shape.as_ref()));
+            say!("    {} {back} {}  {}", edge.to.port, edge.from, shown(edge.shape.as_ref()));
         }
     }
-    println!();
+    say!();
 }
 
 fn print_dot(stage: &StageGraph) {
-    println!("digraph {:?} {{\n  rankdir=LR; node [shape=box];", stage.name);
+    say!("digraph {:?} {{\n  rankdir=LR; node [shape=box];", stage.name);
     for (name, node) in &stage.nodes {
         let style = if node.trains() { "bold" } else { "solid" };
-        println!("  {name:?} [label=\"{name}\\n{}\", style={style}];", node.spec.kind);
+        say!("  {name:?} [label=\"{name}\\n{}\", style={style}];", node.spec.kind);
     }
     for edge in &stage.edges {
         let dir = if edge.gradient { "both" } else { "forward" };
-        println!(
+        say!(
             "  {:?} -> {:?} [label=\"{}\\n{}\", dir={dir}];",
             edge.from.node,
             edge.to.node,
@@ -76,5 +77,5 @@ fn print_dot(stage: &StageGraph) {
             shown(edge.shape.as_ref())
         );
     }
-    println!("}}");
+    say!("}}");
 }

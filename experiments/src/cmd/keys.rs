@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use actors::transport::Keys;
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+
+use crate::out::say;
 
 /// Make CURVE key pairs for a supervisor and its agents
 #[derive(clap::Args)]
@@ -23,16 +25,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .create(&args.folder)
         .with_context(|| format!("cannot make {}", args.folder.display()))?;
     let supervisor = actors::agent::SUPERVISOR.to_owned();
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if let Some(bad) = args.names.iter().find(|name| name.is_empty() || !name.chars().all(good)) {
+        bail!("`{bad}` is not a name of a host: use letters, digits, `_` and `-`");
+    }
     for name in std::iter::once(&supervisor).chain(&args.names) {
         if args.folder.join(format!("{name}.key_secret")).exists() {
-            println!("{name}: kept");
+            say!("{name}: kept");
             continue;
         }
         let (public, secret) = Keys::generate()?.save(&args.folder, name)?;
-        println!("{name}: {} (secret: {})", public.display(), secret.display());
+        say!("{name}: {} (secret: {})", public.display(), secret.display());
     }
-    println!(
-        "give each host its own secret and supervisor.key; give the supervisor all .key files"
-    );
+    say!("give each host its own secret and supervisor.key; give the supervisor all .key files");
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,7 @@
 use std::process::ExitCode;
 
+use crate::out::say;
+
 /// List all kinds
 #[derive(clap::Args)]
 pub(crate) struct Args {}
@@ -7,10 +9,10 @@ pub(crate) struct Args {}
 /// Prints kinds and observers, one line each.
 pub(crate) fn run(_: &Args) -> anyhow::Result<ExitCode> {
     for (kind, about, _) in modules::REGISTRY {
-        println!("{kind:<28} {about}");
+        say!("{kind:<28} {about}");
     }
     for (name, about, _) in actors::OBSERVERS {
-        println!("observers/{name:<18} {about}");
+        say!("observers/{name:<18} {about}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 
+use crate::out::say;
+
 /// Write the smallest experiment that checks and runs
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -24,6 +26,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     fs::write(&file, SMALLEST).with_context(|| format!("cannot write {shown}"))?;
-    println!("wrote {shown}; run it with `playhouse run {shown}`");
+    say!("wrote {shown}; run it with `playhouse run {shown}`");
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ use schemas::graph::{End, StageGraph, StageNode};
 use schemas::node::{NodeSpec, Precision};
 use serde::Serialize;
 
+use crate::out::say;
 use crate::read::{self, Overrides};
 
 /// Show placement, parameters, memory and traffic before anything runs
@@ -62,7 +63,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let plans: Vec<StagePlan> = checked.graph.stages.iter().map(plan).collect();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&plans)?);
+        say!("{}", serde_json::to_string_pretty(&plans)?);
     } else {
         plans.iter().for_each(print);
     }
@@ -133,14 +134,19 @@ fn human(bytes: u64) -> String {
 }
 
 fn print(stage: &StagePlan) {
-    println!("stage {} ({} steps)", stage.name, stage.steps);
-    println!(
+    say!("stage {} ({} steps)", stage.name, stage.steps);
+    say!(
         "  {:<16} {:<28} {:<12} {:<8} {:>14} {:>11}",
-        "node", "kind", "host", "device", "parameters", "memory"
+        "node",
+        "kind",
+        "host",
+        "device",
+        "parameters",
+        "memory"
     );
     for node in &stage.nodes {
         let trains = if node.trains { " trains" } else { "" };
-        println!(
+        say!(
             "  {:<16} {:<28} {:<12} {:<8} {:>14} {:>11}{trains}",
             node.name,
             node.kind,
@@ -153,12 +159,12 @@ fn print(stage: &StagePlan) {
     for edge in &stage.edges {
         let back = if edge.gradient { "gradient back" } else { "" };
         let far = if edge.crosses_hosts { "between hosts" } else { "" };
-        println!(
+        say!(
             "  {:<28} -> {:<28} {:>11} a step {back} {far}",
             edge.from,
             edge.to,
             human(edge.bytes_per_step)
         );
     }
-    println!();
+    say!();
 }

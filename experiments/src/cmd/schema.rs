@@ -1,5 +1,6 @@
 use std::process::ExitCode;
 
+use crate::out::say;
 use crate::schema;
 
 /// Print the JSON Schema of experiment files, for editors
@@ -8,6 +9,6 @@ pub(crate) struct Args {}
 
 /// Prints what `schemas/json/experiment.schema.json` holds.
 pub(crate) fn run(_: &Args) -> anyhow::Result<ExitCode> {
-    print!("{}", schema::text());
+    say!("{}", schema::text().trim_end_matches('\n'));
     Ok(ExitCode::SUCCESS)
 }

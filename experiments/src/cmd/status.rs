@@ -3,6 +3,7 @@ use std::process::ExitCode;
 
 use schemas::checkpoint;
 
+use crate::out::say;
 use crate::summary::Summary;
 
 /// Show how far a run is
@@ -19,12 +20,12 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let summary = Summary::of(&args.run, "unknown")?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&summary)?);
+        say!("{}", serde_json::to_string_pretty(&summary)?);
         return Ok(ExitCode::SUCCESS);
     }
     summary.print();
     for (manifest, path) in checkpoint::list(&args.run.join("checkpoints")) {
-        println!("checkpoint before step {}: {}", manifest.step, path.display());
+        say!("checkpoint before step {}: {}", manifest.step, path.display());
     }
     Ok(ExitCode::SUCCESS)
 }

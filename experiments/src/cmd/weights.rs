@@ -6,6 +6,7 @@ use clap::Subcommand;
 use schemas::checkpoint;
 use schemas::entry::find;
 
+use crate::out::say;
 use crate::read::{self, Overrides};
 
 /// Weights files: take a trained node out of a run
@@ -49,6 +50,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let part = checkpoint::read_part(&folder, part)?;
     let entry = find(modules::REGISTRY, &found.spec.kind).context("the kind is not known")?;
     (entry.export)(&found.spec, &part, file)?;
-    println!("wrote {} as of step {}", file.display(), manifest.step);
+    say!("wrote {} as of step {}", file.display(), manifest.step);
     Ok(ExitCode::SUCCESS)
 }

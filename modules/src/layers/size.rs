@@ -148,20 +148,27 @@ impl Size {
         let mut refuse = |option: &str, message: String, hint: String| {
             problems.push(OptionProblem::new(format!("size.{option}"), message, hint));
         };
-        for (name, value) in [
-            ("patch", self.patch),
-            ("tubelet", self.tubelet),
-            ("width", self.width),
-            ("depth", self.depth),
-            ("heads", self.heads),
-            ("hidden", self.hidden),
-            ("pool_heads", self.pool_heads),
-            ("pooled", self.pooled),
+        for (name, value, most) in [
+            ("patch", self.patch, 1 << 12),
+            ("tubelet", self.tubelet, 1 << 12),
+            ("width", self.width, 1 << 16),
+            ("depth", self.depth, 1 << 10),
+            ("heads", self.heads, 1 << 12),
+            ("hidden", self.hidden, 1 << 20),
+            ("pool_heads", self.pool_heads, 1 << 12),
+            ("pooled", self.pooled, 1 << 16),
         ] {
             if value == 0 {
                 let message = format!("`{name}` is 0, but must be at least 1");
                 refuse(name, message, "give a number from 1".to_owned());
+            } else if value > most {
+                let message = format!("`{name}` is {value}, more than any model has");
+                refuse(name, message, format!("give a number up to {most}"));
             }
+        }
+        if !(self.sigma > 0.0 && self.sigma <= 10.0) {
+            let message = format!("`sigma` is {}, not above 0 and up to 10", self.sigma);
+            refuse("sigma", message, "0.02 is usual".to_owned());
         }
         for (name, heads) in [("heads", self.heads), ("pool_heads", self.pool_heads)] {
             if heads > 0 && !self.width.is_multiple_of(heads) {
@@ -237,5 +244,13 @@ fn none(option: &str) -> OptionProblem {
 
 /// A problem when there is a head for no class.
 pub fn check_classes(classes: Option<usize>) -> Option<OptionProblem> {
-    (classes == Some(0)).then(|| none("classes"))
+    const MOST: usize = 1 << 24;
+    let many = |classes: usize| {
+        let message = format!("`classes` is {classes}, more than any data has");
+        OptionProblem::new("classes", message, format!("give a number up to {MOST}"))
+    };
+    match classes? {
+        0 => Some(none("classes")),
+        classes => (classes > MOST).then(|| many(classes)),
+    }
 }

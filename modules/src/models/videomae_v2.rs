@@ -199,6 +199,10 @@ impl Kind for Config {
         problems.extend(check_share("drop_path", self.drop_path));
         problems.extend(check_classes(self.classes));
         problems.extend(check_no_pool(&self.size));
+        if self.table_side.is_some_and(|side| !(1..=1 << 12).contains(&side)) {
+            let message = "`table_side` is not from 1 to 4096";
+            problems.push(OptionProblem::new("table_side", message, "14 is the published one"));
+        }
         let all: usize = if problems.is_empty() { size.cut(dims).iter().product() } else { 0 };
         problems.extend(check_named("visible", side(dims, "V"), all));
         problems
