@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod cmd;
 pub mod compose;
+mod log;
 mod openmp;
 pub mod origin;
 mod out;
@@ -60,9 +61,7 @@ pub fn main_with(factory: &Factory) -> ExitCode {
     {
         openmp::settle();
     }
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PLAYHOUSE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log::begin();
     let outcome = match arguments.command {
         Command::Run(args) => cmd::run::run(&args, factory),
         Command::Resume(args) => cmd::resume::run(&args, factory),

@@ -165,3 +165,51 @@ fn several_files_are_all_checked() {
     assert_eq!(ran.out.lines().count(), 1, "{}", ran.out);
     assert!(ran.err.contains("lr.yaml: 3 problems") && ran.err.contains("unknown_kind.yaml: 1"));
 }
+
+#[test]
+fn a_reader_that_leaves_and_variables_that_are_no_text_do_no_harm() {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt as _;
+    use std::process::{Command, Stdio};
+
+    let program = env!("CARGO_BIN_EXE_playhouse-test");
+    for arguments in [&["schema"][..], &["list"], &["plan", SMALLEST], &["check", SMALLEST]] {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(root()).env("WORD", OsString::from_vec(vec![0xff]));
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it ends");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && errors.is_empty(), "{arguments:?}: {errors}");
+
+        let full = fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+        let output = command.stdout(full).output().expect("it starts");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(errors.starts_with("error: cannot write the output"), "{arguments:?}: {errors}");
+    }
+}
+
+#[test]
+fn a_key_stays_in_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["../evil", ""] {
+        let ran = run_in(folder.path(), &["keys", "keys", name]);
+        assert_eq!(ran.code, 2, "{name}");
+        assert!(ran.err.contains("is not a name of a host"), "{}", ran.err);
+    }
+}
+
+#[test]
+fn a_run_writes_down_what_happened_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let ran =
+        run(&["run", SMALLEST, "--set", "curriculum.0.steps=2", "--out", out.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let log = fs::read_to_string(out.join("run.log")).unwrap();
+    for words in ["a stage begins", "a checkpoint is written", "the run is over"] {
+        assert!(log.contains(words), "no `{words}` in\n{log}");
+    }
+}

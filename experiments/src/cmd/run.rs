@@ -3,11 +3,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use actors::node_actor::Factory;
+use actors::observer::Observer;
 use actors::supervisor::Outcome;
 use anyhow::{Context as _, bail};
 use schemas::graph::Graph;
 
 use crate::compose::{self, Extras};
+use crate::log::{self, Log};
 use crate::origin::Origin;
 use crate::read::{self, Overrides};
 use crate::summary::Summary;
@@ -61,7 +63,9 @@ fn write(folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
 /// Runs to the end and prints what came of it.
 pub(crate) fn go(graph: Graph, out: &Path, factory: &Factory) -> anyhow::Result<ExitCode> {
     eprintln!("run directory: {}", out.display());
-    let extras = Extras { factory: factory.clone(), ..Extras::default() };
+    log::into(out)?;
+    let observers: Vec<Box<dyn Observer>> = vec![Box::new(Log)];
+    let extras = Extras { factory: factory.clone(), observers, ..Extras::default() };
     let running = compose::begin(graph, out, extras)?;
     let interrupt = running.interrupter();
     let mut asked = false;
