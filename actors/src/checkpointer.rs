@@ -83,6 +83,10 @@ struct Pending {
     parts: BTreeMap<String, PartFile>,
 }
 
+/// What is said when no checkpoint is left to go back to.
+pub(crate) const NONE_LEFT: &str = "there is no older checkpoint that can be used: put the file back \
+    from a copy, or begin a new run";
+
 /// Collects parts and commits.
 #[derive(Debug)]
 pub struct Checkpointer {
@@ -103,16 +107,46 @@ impl Checkpointer {
             error,
         })?;
         checkpoint::sweep(folder)?;
-        for error in checkpoint::broken(folder) {
-            tracing::warn!(%error, "a checkpoint is left out");
+        let broken = checkpoint::broken(folder);
+        for error in &broken {
+            tracing::warn!(%error, "a checkpoint is damaged and left out");
         }
         let last = checkpoint::list(folder).pop().map(|(manifest, path)| (path, manifest));
+        // Work that was done is not thrown away without a word.
+        if last.is_none()
+            && let Some(error) = broken.first()
+        {
+            let file = folder.display().to_string();
+            let reason = format!("no checkpoint is whole ({error}); {NONE_LEFT}");
+            return Err(CheckpointError::Damaged { file, reason });
+        }
         if let Some((path, _)) = last.as_ref().filter(|(_, manifest)| manifest.graph != graph) {
             let reason = "belongs to another graph or curriculum".to_owned();
             return Err(CheckpointError::Damaged { file: path.display().to_string(), reason });
         }
         let (folder, graph) = (folder.to_owned(), graph.to_owned());
         Ok(Self { folder, graph, keep, pending: None, attempts: 0, last })
+    }
+
+    /// Goes back to the newest checkpoint whose steps are all in the record of a run.
+    pub fn fit(&mut self, record: &Path) -> Result<(), CheckpointError> {
+        let there = fs::metadata(record).map_or(0, |file| file.len());
+        while let Some((path, manifest)) = self.last.as_ref()
+            && manifest.metrics_bytes > there
+        {
+            let shown = path.display();
+            let needed = manifest.metrics_bytes;
+            let has = if record.exists() { format!("has {there}") } else { "is missing".into() };
+            let reason = format!("{has}, {shown} needs {needed} bytes");
+            let file = record.display().to_string();
+            if self.step_back() {
+                tracing::warn!(%file, %reason, "numbers are gone; going back to an older checkpoint");
+            } else {
+                let reason = format!("{reason}; {NONE_LEFT}");
+                return Err(CheckpointError::Damaged { file, reason });
+            }
+        }
+        Ok(())
     }
 
     /// Goes back behind the newest checkpoint, which is damaged; false when none is older.

@@ -2,6 +2,7 @@
 
 mod news;
 mod private;
+mod waiting;
 mod wiring;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,11 +11,12 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command as Program, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::Receiver;
 use news::{News, Pump};
-use private::{own_keys, private_folder, random, write_private};
+use private::{known_keys, own_keys, private_folder, random, write_private};
 use schemas::experiment::{HostConfig, TransportConfig};
 
 use crate::agent::{PARAMETERS, SUPERVISOR, Ticket};
@@ -25,9 +27,6 @@ use crate::letter::{self, Letter};
 use crate::message::{Command, Generation};
 use crate::node_actor::Reporter;
 use crate::transport::{Address, Keys, Options, PeerName, PublicKey, Transport, TransportError};
-
-/// How long an agent may take to come up.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the fleet is started with.
 pub struct Setup {
@@ -43,6 +42,8 @@ pub struct Setup {
     pub folder: PathBuf,
     /// Folder with key files, for agents that are started elsewhere.
     pub keys: Option<PathBuf>,
+    /// Set when the run shall end, also while this waits for agents.
+    pub stop: Arc<AtomicBool>,
     /// Where events of remote nodes go.
     pub report: Reporter,
     /// Ways of this process.
@@ -58,6 +59,14 @@ struct Agent {
     child: Option<Child>,
     /// Addresses that it listens at, once it joined.
     addresses: Vec<Address>,
+    /// Whether it has ever joined.
+    came: bool,
+}
+
+impl Agent {
+    fn joined(&mut self, addresses: Vec<Address>) {
+        (self.addresses, self.came) = (addresses, true);
+    }
 }
 
 /// All agents of a run.
@@ -69,6 +78,8 @@ pub struct Fleet {
     agents: BTreeMap<String, Agent>,
     news: Receiver<News>,
     clock: RealClock,
+    /// When people are next told for whom this waits.
+    notice: Moment,
     generation: Generation,
     /// What was lost since the last call.
     lost: Option<String>,
@@ -84,6 +95,7 @@ impl Fleet {
         options.limits.bodies = PARAMETERS;
         options.keys = Some(own_keys.clone());
         options.bind = bind(&setup)?;
+        options.known = setup.keys.as_deref().map(known_keys).unwrap_or_default();
         let mut agents = BTreeMap::new();
         for (name, config) in &setup.hosts {
             let mut public = None;
@@ -93,8 +105,8 @@ impl Fleet {
                 public = Some(key);
             }
             let (config, process) = (config.clone(), name.clone());
-            let (child, addresses) = (None, Vec::new());
-            let agent = Agent { config, process, launches: 0, public, child, addresses };
+            let (child, addresses, came) = (None, Vec::new(), false);
+            let agent = Agent { config, process, launches: 0, public, child, addresses, came };
             agents.insert(name.clone(), agent);
         }
         let (transport, inbound) = Transport::start(options)?;
@@ -106,8 +118,20 @@ impl Fleet {
             .name("fleet".to_owned())
             .spawn(move || pump.run(&inbound))
             .map_err(|error| TransportError::io("start", "fleet thread", error))?;
-        let (clock, lost) = (RealClock::start(), None);
-        Ok(Self { setup, transport, own_keys, token, agents, news, clock, generation: 0, lost })
+        let clock = RealClock::start();
+        let (notice, generation, lost) = (clock.now(), 0, None);
+        Ok(Self {
+            setup,
+            transport,
+            own_keys,
+            token,
+            agents,
+            news,
+            clock,
+            notice,
+            generation,
+            lost,
+        })
     }
 
     fn tell(&self, host: &str, letter: &Letter) -> Result<(), HostError> {
@@ -183,54 +207,6 @@ impl Fleet {
         agents.find(|(_, agent)| agent.process == process).map(|(host, _)| host.clone())
     }
 
-    /// The next news of a process of this generation. A child that has ended, or silence beyond
-    /// the deadline, is an error that names `late`.
-    fn next_news(&mut self, late: &str, deadline: Moment) -> Result<News, HostError> {
-        let absent = |host: &str, reason: String| HostError::Absent { host: host.into(), reason };
-        loop {
-            match self.news.recv_timeout(Duration::from_millis(100)) {
-                Ok(news) => {
-                    let (Some(host), joined) = (self.host_of(news.process()), news.process())
-                    else {
-                        continue; // of a process that was replaced
-                    };
-                    let known = !self.agents[&host].addresses.is_empty();
-                    match &news {
-                        // One that did not join yet tries again by itself.
-                        News::Lost { .. } if !known => continue,
-                        News::Lost { why, .. } => {
-                            let error = absent(&host, why.clone());
-                            self.forget_addresses(&host);
-                            return Err(error);
-                        }
-                        News::Cut { generation, .. } if *generation < self.generation => continue,
-                        News::Cut { peer, why, .. } => {
-                            let reason = format!("`{joined}` lost its way to `{peer}`: {why}");
-                            return Err(absent(&host, reason));
-                        }
-                        _ => return Ok(news),
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Some((host, status)) = self.ended() {
-                        return Err(absent(&host, format!("its process ended: {status}")));
-                    }
-                    if self.clock.now().since(deadline) > 0.0 {
-                        let reason = format!("no answer within {} s", PATIENCE.as_secs());
-                        return Err(absent(late, reason));
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(absent(late, "the fleet's thread is gone".to_owned()));
-                }
-            }
-        }
-    }
-
-    fn deadline(&self) -> Moment {
-        Moment::at(self.clock.now().since(Moment::at(0.0)) + PATIENCE.as_secs_f64())
-    }
-
     fn forget_addresses(&mut self, host: &str) {
         if let Some(agent) = self.agents.get_mut(host) {
             agent.addresses.clear();
@@ -304,7 +280,7 @@ impl Remote for Fleet {
                 // An agent that was started elsewhere came back before it was missed.
                 News::Joined { addresses, .. } => {
                     if let Some(agent) = self.agents.get_mut(&host) {
-                        agent.addresses = addresses;
+                        agent.joined(addresses);
                     }
                 }
                 News::Cut { .. } | News::Open { .. } | News::Wired { .. } => {}

@@ -16,6 +16,17 @@ pub enum HostError {
         /// Why.
         reason: String,
     },
+    /// An agent that somebody else must start never came.
+    #[error("[E601] the agent of host `{host}` is missing: {reason}")]
+    Missing {
+        /// Host.
+        host: String,
+        /// What was waited for, and how to start it.
+        reason: String,
+    },
+    /// The run was interrupted while it waited for agents.
+    #[error("interrupted while waiting for agents")]
+    Interrupted,
 }
 
 /// A host that runs an agent.

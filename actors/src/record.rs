@@ -24,12 +24,27 @@ pub struct Row {
     pub value: f64,
 }
 
-/// The record cannot be written.
+/// The record cannot be written, or lacks what it should have.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {path}: {error}")]
-pub struct RecordError {
-    path: String,
-    error: std::io::Error,
+pub enum RecordError {
+    /// The file system refused.
+    #[error("cannot write {path}: {error}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// Numbers of steps that are over are gone.
+    #[error("{path} has {bytes} bytes, {needed} are needed to go on")]
+    Short {
+        /// The file.
+        path: String,
+        /// Bytes that are there.
+        bytes: u64,
+        /// Bytes that should be.
+        needed: u64,
+    },
 }
 
 /// The file, open for the whole run.
@@ -41,35 +56,37 @@ pub struct Record {
 }
 
 impl Record {
-    /// Opens the file and cuts it back to `bytes`; 0 starts anew.
-    pub fn open(path: &Path, bytes: u64) -> Result<Self, RecordError> {
+    /// Opens the file as it is. It must be [`cut`](Self::cut) before anything is written.
+    pub fn open(path: &Path) -> Result<Self, RecordError> {
         let mut options = OpenOptions::new();
         let options = options.create(true).truncate(false).read(true).write(true);
-        let fail = |error| RecordError { path: path.display().to_string(), error };
+        let fail = |error| RecordError::Io { path: path.display().to_string(), error };
         let file = BufWriter::new(options.open(path).map_err(fail)?);
-        let mut record = Self { path: path.to_owned(), file, bytes: 0 };
-        record.cut(bytes)?;
-        Ok(record)
+        Ok(Self { path: path.to_owned(), file, bytes: 0 })
     }
 
-    fn fail(&self) -> impl FnOnce(std::io::Error) -> RecordError {
+    fn fail(&self) -> impl FnOnce(std::io::Error) -> RecordError + use<> {
         let path = self.path.display().to_string();
-        |error| RecordError { path, error }
+        |error| RecordError::Io { path, error }
     }
 
-    /// Forgets everything after `bytes`.
+    /// Forgets everything after `bytes`; 0 starts anew. A file that is shorter is not touched.
     pub fn cut(&mut self, bytes: u64) -> Result<(), RecordError> {
+        let flushed = self.file.flush().and_then(|()| self.file.get_ref().metadata());
+        let there = flushed.map_err(self.fail())?.len();
+        if there < bytes {
+            let path = self.path.display().to_string();
+            return Err(RecordError::Short { path, bytes: there, needed: bytes });
+        }
         self.try_cut(bytes).map_err(self.fail())
     }
 
     fn try_cut(&mut self, bytes: u64) -> std::io::Result<()> {
-        self.file.flush()?;
         let file = self.file.get_mut();
-        let keep = bytes.min(file.metadata()?.len());
-        file.set_len(keep)?;
+        file.set_len(bytes)?;
         file.seek(SeekFrom::End(0))?;
-        self.bytes = keep;
-        if keep == 0 {
+        self.bytes = bytes;
+        if bytes == 0 {
             self.file.write_all(HEADER.as_bytes())?;
             self.file.flush()?;
             self.bytes = HEADER.len() as u64;
@@ -108,15 +125,27 @@ mod tests {
     fn a_rewound_record_equals_one_that_never_went_on() {
         let folder = tempfile::tempdir().unwrap();
         let (a, b) = (folder.path().join("a.csv"), folder.path().join("b.csv"));
-        let mut first = Record::open(&a, 0).unwrap();
+        let mut first = Record::open(&a).unwrap();
+        first.cut(0).unwrap();
         first.write(&[row(0, 0.1)]).unwrap();
         let bytes = first.sync().unwrap();
         first.write(&[row(1, f64::from(0.2f32))]).unwrap();
         first.cut(bytes).unwrap();
         first.write(&[row(1, 3.0)]).unwrap();
         drop(first);
-        let mut second = Record::open(&b, 0).unwrap();
+        let mut second = Record::open(&b).unwrap();
+        second.cut(0).unwrap();
         second.write(&[row(0, 0.1), row(1, 3.0)]).unwrap();
         assert_eq!(std::fs::read(&a).unwrap(), std::fs::read(&b).unwrap());
+    }
+
+    #[test]
+    fn a_record_that_is_too_short_is_named_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.csv");
+        std::fs::write(&path, "stage,st").unwrap();
+        let error = Record::open(&path).unwrap().cut(9).unwrap_err().to_string();
+        assert!(error.ends_with("metrics.csv has 8 bytes, 9 are needed to go on"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"stage,st");
     }
 }

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix::{Actor, Addr, Arbiter, System};
 use actors::checkpointer::{Checkpointer, Policy};
@@ -41,6 +42,8 @@ pub fn factory() -> Factory {
 /// A run under way.
 pub struct Running {
     supervisor: Addr<Supervisor>,
+    /// Set by an interrupt: a supervisor that waits for agents reads no messages.
+    stop: Arc<AtomicBool>,
     ended: crossbeam_channel::Receiver<Outcome>,
     run: PathBuf,
     _lock: File,
@@ -51,8 +54,9 @@ pub struct Running {
 impl Running {
     /// Asks the run to stop at the next step boundary, from any thread.
     pub fn interrupter(&self) -> impl Fn() + Send + 'static {
-        let supervisor = self.supervisor.clone();
+        let (supervisor, stop) = (self.supervisor.clone(), self.stop.clone());
         move || {
+            stop.store(true, Ordering::SeqCst);
             #[expect(clippy::disallowed_methods, reason = "an interrupt must not be lost")]
             supervisor.do_send(Interrupt { reason: String::new() });
         }
@@ -105,10 +109,11 @@ pub fn begin(graph: Graph, run: &Path, extras: Extras) -> anyhow::Result<Running
     let graph = Arc::new(graph);
     let system = System::new();
     let (outcome, ended) = crossbeam_channel::bounded(1);
-    let supervisor = start(&graph, run, extras, outcome)?;
+    let stop = Arc::<AtomicBool>::default();
+    let supervisor = start(&graph, run, extras, (outcome, &stop))?;
     #[expect(clippy::disallowed_methods, reason = "the first message")]
     supervisor.do_send(Start);
-    Ok(Running { supervisor, ended, run: run.to_owned(), _lock: lock, _system: system })
+    Ok(Running { supervisor, stop, ended, run: run.to_owned(), _lock: lock, _system: system })
 }
 
 /// Runs a graph in a prepared run directory to its end.
@@ -137,14 +142,15 @@ fn start(
     graph: &Arc<Graph>,
     run: &Path,
     extras: Extras,
-    outcome: crossbeam_channel::Sender<Outcome>,
+    (outcome, wish): (crossbeam_channel::Sender<Outcome>, &Arc<AtomicBool>),
 ) -> anyhow::Result<Addr<Supervisor>> {
     let (policy, mut observers) = observers(graph, run)?;
     observers.extend(extras.observers);
     let checkpoints = run.join("checkpoints");
-    let checkpointer = Checkpointer::open(&checkpoints, &graph_hash(graph), policy.keep)?;
-    let bytes = checkpointer.newest().map_or(0, |(_, manifest)| manifest.metrics_bytes);
-    let record = Record::open(&run.join("metrics.csv"), bytes)?;
+    let mut checkpointer = Checkpointer::open(&checkpoints, &graph_hash(graph), policy.keep)?;
+    let record = run.join("metrics.csv");
+    checkpointer.fit(&record)?;
+    let record = Record::open(&record)?;
     // The supervisor and its observers need each other's address before either starts.
     let (events, inbox) = crossbeam_channel::bounded::<Addr<Supervisor>>(1);
     let late = Late::new(inbox);
@@ -166,7 +172,7 @@ fn start(
         late.get().do_send(event);
     });
     let directory = Directory::default();
-    let fleet = fleet(graph, &report, &directory)?;
+    let fleet = fleet(graph, &report, &directory, wish)?;
     let crew = Crew::new(extras.factory, report, directory);
     let hosts = Hosts::new(crew, graph.experiment.place.clone(), fleet);
     let charge = Charge {
@@ -191,6 +197,7 @@ fn fleet(
     graph: &Graph,
     report: &Reporter,
     directory: &Directory,
+    stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<Option<Box<dyn Remote>>> {
     let experiment = &graph.experiment;
     let used: BTreeSet<&String> = experiment.place.values().collect();
@@ -205,6 +212,7 @@ fn fleet(
         program: std::env::current_exe().context("cannot find this program")?,
         folder: std::env::temp_dir(), // paths of sockets must be short; a run's may not be
         keys: experiment.run.keys.clone(),
+        stop: stop.clone(),
         report: report.clone(),
         directory: directory.clone(),
     };

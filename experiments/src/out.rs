@@ -10,6 +10,7 @@ pub(crate) fn line(words: fmt::Arguments<'_>) {
     match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             eprintln!("error: cannot write the output: {error}");
+            #[expect(clippy::disallowed_methods, reason = "what was asked for cannot be given")]
             std::process::exit(1);
         }
         _ => {}

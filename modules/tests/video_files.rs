@@ -219,6 +219,69 @@ fn a_file_that_is_cut_off_is_damaged() {
     }
 }
 
+/// Whether the `ffmpeg` program decodes a file to its end and has nothing to say about it.
+fn is_praised(file: &Path) -> bool {
+    let output = Command::new("ffmpeg")
+        .args(["-v", "error", "-nostdin", "-i"])
+        .arg(file)
+        .args(["-map", "0:v:0", "-f", "null", "-"])
+        .output()
+        .unwrap();
+    output.status.success() && output.stderr.is_empty()
+}
+
+fn read_all(file: &Path, keep_bytes: u64) -> Result<(), VideoError> {
+    let mut video = open(file, keep_bytes)?;
+    let all: Vec<u64> = (0..video.info().frames).collect();
+    video.frames(&all).map(drop)
+}
+
+#[test]
+fn what_the_ffmpeg_program_complains_about_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let others: [Kind; 2] =
+        [("media.wmv", "64x48", "-c:v wmv2 -g 8", 0), ("flash.flv", "64x48", "-c:v flv1 -g 8", 0)];
+    let one = |kind: &Kind| -> Vec<String> {
+        let Some(file) = make(dir.path(), kind) else { return Vec::new() };
+        let bytes = std::fs::read(&file).unwrap();
+        let mut missed = Vec::new();
+        for eighth in [2, 4, 6] {
+            let mut flipped = bytes.clone();
+            let at = bytes.len() * eighth / 8;
+            flipped[at..at + 12].iter_mut().for_each(|byte| *byte ^= 0x5a);
+            std::fs::write(&file, &flipped).unwrap();
+            let praised = is_praised(&file);
+            for keep in [1 << 20, 0] {
+                if !praised && read_all(&file, keep).is_ok() {
+                    missed.push(format!("{} flipped at {eighth}/8, keep {keep}", kind.0));
+                }
+            }
+        }
+        missed
+    };
+    let kinds: Vec<&Kind> = ZOO.iter().chain(&others).collect();
+    let missed: Vec<String> = kinds.par_iter().flat_map_iter(|kind| one(kind)).collect();
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+/// Only the first frames of a clip may be read: the missing end must be found when it opens.
+#[test]
+fn a_file_without_its_end_does_not_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let media: Kind = ("media.wmv", "64x48", "-c:v wmv2 -g 8", 0);
+    for kind in [ZOO[18], ZOO[19], ZOO[21], media] {
+        let Some(file) = make(dir.path(), &kind) else { continue };
+        let bytes = std::fs::read(&file).unwrap();
+        for tenth in [4, 6, 8] {
+            std::fs::write(&file, &bytes[..bytes.len() * tenth / 10]).unwrap();
+            let opened = open(&file, 1 << 20).is_ok();
+            // A cut between two frames cannot be told from a shorter file.
+            let told = kind.0 == "picture.gif" || !is_praised(&file);
+            assert!(!(told && opened), "{} cut at {tenth}/10", kind.0);
+        }
+    }
+}
+
 #[test]
 fn bounds_are_kept_and_named() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,7 +1,11 @@
 //! A checkpoint: a directory with a manifest, complete or absent.
 //!
 //! Each node's part is one safetensors file. Everything is written into a folder aside, synced,
-//! and renamed last; a reader never sees half a checkpoint. Every part carries its checksum.
+//! and renamed last; a reader never sees half a checkpoint. The manifest has the checksum of every
+//! part, and `manifest.sha256` beside it has the manifest's, as `sha256sum -c` reads it.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -204,27 +208,37 @@ pub fn name(stage: &str, step: u64) -> String {
     format!("{stage}-{step:08}")
 }
 
+/// Name of the manifest's file.
+const MANIFEST: &str = "manifest.json";
+
+/// Name of the file with the manifest's checksum.
+const CHECKSUM: &str = "manifest.sha256";
+
+/// The manifest's checksum, as `sha256sum` prints it.
+fn checksum(manifest: &[u8]) -> String {
+    format!("{}  {MANIFEST}\n", hex(&Sha256::digest(manifest)))
+}
+
 /// Writes the manifest and renames the folder `aside`: from now on the checkpoint exists.
 pub fn commit(
     folder: &Path,
     aside: &Path,
     manifest: &Manifest,
 ) -> Result<PathBuf, CheckpointError> {
-    let path = aside.join("manifest.json");
     let text = serde_json::to_string_pretty(manifest).expect("a manifest is plain data");
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&path)?;
+    let write = |name: &str, text: &str| -> std::io::Result<()> {
+        let mut file = File::create(aside.join(name))?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        File::open(aside)?.sync_all()
+        file.sync_all()
     };
-    write().map_err(io(format!("cannot write {}", path.display())))?;
+    let written = write(CHECKSUM, &checksum(text.as_bytes()))
+        .and_then(|()| write(MANIFEST, &text))
+        .and_then(|()| File::open(aside)?.sync_all());
+    written.map_err(io(format!("cannot write {}", aside.join(MANIFEST).display())))?;
     let done = folder.join(name(&manifest.stage, manifest.step));
     if done.exists() {
         // One that was found damaged: out of the way first, so that no moment has half of each.
-        let old = folder.join(format!(".{}.old{PARTIAL}", name(&manifest.stage, manifest.step)));
-        fs::rename(&done, &old).map_err(io(format!("cannot replace {}", done.display())))?;
-        fs::remove_dir_all(&old).map_err(io(format!("cannot remove {}", old.display())))?;
+        remove(folder, &done)?;
     }
     fs::rename(aside, &done).map_err(io(format!("cannot rename {}", aside.display())))?;
     File::open(folder)
@@ -233,15 +247,38 @@ pub fn commit(
     Ok(done)
 }
 
-/// Reads the manifest of a checkpoint.
+/// Removes a checkpoint. A crash leaves it whole or not at all.
+fn remove(folder: &Path, checkpoint: &Path) -> Result<(), CheckpointError> {
+    let old = folder.join(format!(".{}.old{PARTIAL}", file_name(checkpoint)));
+    fs::rename(checkpoint, &old).map_err(io(format!("cannot move {}", checkpoint.display())))?;
+    fs::remove_dir_all(&old).map_err(io(format!("cannot remove {}", old.display())))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Reads the manifest of a checkpoint, and compares it with its checksum and the folder's name.
 pub fn read_manifest(checkpoint: &Path) -> Result<Manifest, CheckpointError> {
-    let path = checkpoint.join("manifest.json");
-    let text = fs::read(&path).map_err(io(format!("cannot read {}", path.display())))?;
-    let damaged =
-        |reason: String| CheckpointError::Damaged { file: path.display().to_string(), reason };
+    let read = |name: &str| {
+        let path = checkpoint.join(name);
+        fs::read(&path).map_err(io(format!("cannot read {}", path.display())))
+    };
+    let damaged = |reason: String| {
+        let file = checkpoint.join(MANIFEST).display().to_string();
+        CheckpointError::Damaged { file, reason }
+    };
+    let text = read(MANIFEST)?;
+    if read(CHECKSUM)? != checksum(&text).as_bytes() {
+        return Err(damaged(format!("has another checksum than {CHECKSUM} says")));
+    }
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
     if manifest.format != FORMAT {
         return Err(damaged(format!("has format {}, this build reads {FORMAT}", manifest.format)));
+    }
+    let own = name(&manifest.stage, manifest.step);
+    if file_name(checkpoint) != own {
+        return Err(damaged(format!("belongs to `{own}`, another checkpoint than the folder's")));
     }
     for part in manifest.parts.values() {
         if part.file.contains(['/', '\\']) || part.file.contains("..") {
@@ -251,131 +288,41 @@ pub fn read_manifest(checkpoint: &Path) -> Result<Manifest, CheckpointError> {
     Ok(manifest)
 }
 
-/// Committed checkpoints, oldest first.
-pub fn list(folder: &Path) -> Vec<(Manifest, PathBuf)> {
+/// Folders that are not aside.
+fn shown(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let mut found: Vec<_> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| !path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.')))
-        .filter_map(|path| Some((read_manifest(&path).ok()?, path)))
-        .collect();
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths.filter(|path| path.is_dir() && !file_name(path).starts_with('.')).collect()
+}
+
+/// Committed checkpoints that are as they were written, oldest first. Parts are not read.
+pub fn list(folder: &Path) -> Vec<(Manifest, PathBuf)> {
+    let paths = shown(folder).into_iter();
+    let mut found: Vec<_> =
+        paths.filter_map(|path| Some((read_manifest(&path).ok()?, path))).collect();
     found.sort_by_key(|(manifest, _)| manifest.step);
     found
 }
 
-/// Why folders that look like checkpoints are none.
+/// Why folders that were checkpoints are none.
 pub fn broken(folder: &Path) -> Vec<CheckpointError> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let paths = entries.flatten().map(|entry| entry.path());
-    let shown = |path: &PathBuf| {
-        path.is_dir() && !path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'))
-    };
-    paths.filter(shown).filter_map(|path| read_manifest(&path).err()).collect()
+    let mut paths = shown(folder);
+    paths.retain(|path| is_named_so(&file_name(path)) || path.join(MANIFEST).exists());
+    paths.sort();
+    paths.iter().filter_map(|path| read_manifest(path).err()).collect()
+}
+
+/// Whether a folder has the name of a checkpoint.
+fn is_named_so(name: &str) -> bool {
+    let digits = |step: &str| step.len() >= 8 && step.bytes().all(|byte| byte.is_ascii_digit());
+    name.rsplit_once('-').is_some_and(|(_, step)| digits(step))
 }
 
 /// Removes all but the newest `keep` checkpoints.
 pub fn prune(folder: &Path, keep: usize) -> Result<(), CheckpointError> {
     let found = list(folder);
     for (_, path) in found.iter().take(found.len().saturating_sub(keep.max(1))) {
-        fs::remove_dir_all(path).map_err(io(format!("cannot remove {}", path.display())))?;
+        remove(folder, path)?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn part() -> Part {
-        let mut part = Part::default();
-        part.tensors.insert("w".into(), Frame::f32([2, 2], [1.0, 2.0, 3.0, 4.0]));
-        part.words.insert("steps".into(), "3".into());
-        part
-    }
-
-    fn write(folder: &Path, step: u64) -> Manifest {
-        let aside = aside(folder, "s", step, 0);
-        let entry = write_part(&aside, "n", &part()).unwrap();
-        let manifest = Manifest {
-            format: FORMAT,
-            stage: "s".into(),
-            step,
-            graph: "g".into(),
-            metrics_bytes: 0,
-            version: "0".into(),
-            parts: BTreeMap::from([("n".into(), entry)]),
-        };
-        commit(folder, &aside, &manifest).unwrap();
-        manifest
-    }
-
-    #[test]
-    fn what_is_committed_comes_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let manifest = write(folder.path(), 5);
-        let (found, path) = list(folder.path()).pop().unwrap();
-        assert_eq!(found, manifest);
-        let back = read_part(&path, &found.parts["n"]).unwrap();
-        assert_eq!(back.tensors["w"].to_f32(), [1.0, 2.0, 3.0, 4.0]);
-        assert_eq!(back.words["steps"], "3");
-    }
-
-    #[test]
-    fn a_part_without_tensors_comes_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut part = Part::default();
-        for words in [BTreeMap::new(), BTreeMap::from([("cursor".to_owned(), "7".to_owned())])] {
-            part.words = words;
-            let entry = write_part(folder.path(), "n", &part).unwrap();
-            let back = read_part(folder.path(), &entry).unwrap();
-            assert!(back.tensors.is_empty());
-            assert_eq!(back.words, part.words);
-        }
-    }
-
-    #[test]
-    fn what_is_not_committed_does_not_exist() {
-        let folder = tempfile::tempdir().unwrap();
-        write_part(&aside(folder.path(), "s", 1, 0), "n", &part()).unwrap();
-        assert!(list(folder.path()).is_empty());
-        sweep(folder.path()).unwrap();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_checkpoint_may_be_replaced_and_a_broken_manifest_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), 5);
-        let (_, path) = list(folder.path()).pop().unwrap();
-        fs::write(path.join("manifest.json"), "{").unwrap();
-        assert!(list(folder.path()).is_empty());
-        assert!(broken(folder.path())[0].to_string().contains("s-00000005/manifest.json"));
-        write(folder.path(), 5);
-        assert_eq!(list(folder.path()).len(), 1);
-    }
-
-    #[test]
-    fn a_changed_byte_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), 5);
-        let (manifest, path) = list(folder.path()).pop().unwrap();
-        let file = path.join("n.safetensors");
-        let mut bytes = fs::read(&file).unwrap();
-        *bytes.last_mut().unwrap() ^= 1;
-        fs::write(&file, bytes).unwrap();
-        let error = read_part(&path, &manifest.parts["n"]).unwrap_err();
-        assert!(error.to_string().contains("another checksum"), "{error}");
-    }
-
-    #[test]
-    fn only_the_newest_are_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        for step in [1, 20, 3] {
-            write(folder.path(), step);
-        }
-        prune(folder.path(), 2).unwrap();
-        let steps: Vec<u64> = list(folder.path()).iter().map(|(m, _)| m.step).collect();
-        assert_eq!(steps, [3, 20]);
-    }
 }

@@ -17,7 +17,7 @@ use crate::node::{NodeSpec, Optimizer, Precision};
 use crate::port::{Elements, Ports};
 use crate::resolve::{self, Resolved};
 use crate::yaml::{Located, Tree};
-use crate::{flow, follow};
+use crate::{flow, follow, order};
 use crate::{layers, stages};
 
 /// What the program around the graph offers.
@@ -236,7 +236,7 @@ fn changed(tree: &Located, index: usize, stage: &StageConfig, report: &mut Repor
 
 fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph> {
     let nodes = resolve::nodes(context, report);
-    let (order, ordered) = flow::order(context, &nodes, report);
+    let (order, ordered) = order::order(context, &nodes, report);
     let shapes = flow::shapes(context, &nodes, &order, report);
     let losses = stages::losses(context, &nodes, report);
     // Where nodes or losses have problems, gradients that do not arrive only follow from them.

@@ -17,6 +17,7 @@ pub mod graph;
 pub mod layers;
 mod names;
 pub mod node;
+mod order;
 mod paths;
 pub mod port;
 mod reading;

@@ -6,13 +6,12 @@ use crate::context::{Context, is_written};
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::entry::{find, nearest};
 use crate::experiment::{Experiment, Frozen, StageConfig};
-use crate::flow;
 use crate::graph::{End, StageGraph, Surroundings};
 use crate::port::Grad;
 use crate::reading::{self, quoted};
 use crate::resolve::{self, Resolved, join};
-use crate::words;
 use crate::yaml::{Located, Tree};
+use crate::{flow, order, words};
 
 /// Steps, microbatches, and whether there is a loss.
 fn check_counts(context: &Context<'_>, stage: &str, report: &mut Report) {
@@ -226,7 +225,7 @@ pub(crate) fn without_curriculum(
     let stage = StageConfig::default();
     let context = Context { tree, experiment, index: 0, config: &stage, around };
     let nodes = resolve::nodes(&context, report);
-    let (order, _) = flow::order(&context, &nodes, report);
+    let (order, _) = order::order(&context, &nodes, report);
     flow::shapes(&context, &nodes, &order, report);
 }
 

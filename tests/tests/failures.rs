@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
+use actors::clock::{Clock as _, RealClock};
 use tests::faults;
 use tests::runs::{EXPERIMENT, Going, Place, exits, until};
 
@@ -182,6 +183,113 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken() {
     }
     let text = exits(1, place.resume("bad"));
     assert!(text.contains("there is no older checkpoint"), "{text}");
+}
+
+/// Runs until step 9 with checkpoints at 6, and at 5 or 9; gives the newest one's bytes of numbers.
+fn stopped(place: &Place, name: &str) -> u64 {
+    stop_at(place, 5, place.run(name, ""));
+    stop_at(place, 8, place.resume(name));
+    let folder = place.path(name).join("checkpoints");
+    let found = schemas::checkpoint::list(&folder);
+    assert!(found.len() > 1, "{found:?}");
+    found.last().expect("one").0.metrics_bytes
+}
+
+/// Numbers that a checkpoint counts on are gone: steps are done again rather than left out.
+#[test]
+fn numbers_that_are_gone_are_computed_again_or_the_run_is_refused() {
+    let (place, numbers) = begin();
+    let needed = stopped(&place, "run");
+    let file = place.path("run").join("metrics.csv");
+    let cut = |bytes: u64| {
+        let file = fs::OpenOptions::new().write(true).open(&file).expect("the record");
+        file.set_len(bytes).expect("cut");
+    };
+    cut(needed - 7);
+    let text = exits(0, place.resume("run"));
+    assert!(text.contains("going back to an older checkpoint"), "{text}");
+    assert_eq!(place.metrics("run"), numbers);
+    // A run that was complete is not, without its last numbers.
+    cut(numbers.len() as u64 - 7);
+    exits(0, place.resume("run"));
+    assert_eq!(place.metrics("run"), numbers);
+    // Without any it is refused, and nothing is changed.
+    fs::remove_file(&file).expect("removed");
+    let text = exits(2, place.resume("run"));
+    assert!(text.contains("metrics.csv: is missing, "), "{text}");
+    assert!(text.contains(&format!("-00000014 needs {} bytes", numbers.len())), "{text}");
+    assert!(text.contains("put the file back from a copy, or begin a new run"), "{text}");
+    assert!(!file.exists());
+    fs::write(&file, format!("{numbers}more")).expect("written");
+    assert!(exits(0, place.resume("run")).contains("this run is complete"));
+}
+
+#[test]
+fn a_changed_manifest_is_named_and_the_checkpoint_before_it_is_taken() {
+    let (place, numbers) = begin();
+    stopped(&place, "run");
+    let change = |path: &std::path::Path| {
+        let file = path.join("manifest.json");
+        let text = fs::read_to_string(&file).expect("a manifest");
+        fs::write(&file, text.replace("\"step\": ", "\"step\": 1")).expect("written");
+    };
+    change(&place.checkpoints("run").last().expect("one").1);
+    let text = exits(0, place.resume("run"));
+    assert!(text.contains("manifest.json: has another checksum"), "{text}");
+    assert_eq!(place.metrics("run"), numbers);
+    // When all of them are changed the run does not begin anew by itself.
+    for (_, path) in place.checkpoints("run") {
+        change(&path);
+    }
+    let text = exits(2, place.resume("run"));
+    assert!(text.contains("manifest.json: has another checksum"), "{text}");
+    assert!(text.contains("there is no older checkpoint"), "{text}");
+    assert_eq!(place.metrics("run"), numbers);
+}
+
+#[test]
+fn a_run_that_waits_for_an_agent_says_so_names_a_wrong_key_and_ends_when_it_is_interrupted() {
+    let place = Place::new(PROGRAM);
+    exits(0, place.command(&["keys", "keys", "far", "other"]));
+    let overlay = "
+hosts: { far: { transport: tcp, listen: \"tcp://127.0.0.1:0\" } }
+place: { seer: far }
+run: { keys: keys }
+";
+    let going = Going::start(place.run("run", overlay), &place.path("log"));
+    let command = until("the notice", || {
+        let text = going.text();
+        let (_, rest) =
+            text.split_once("waiting for the agent of host `far` at tcp://127.0.0.1:")?;
+        let (_, rest) = rest.split_once("start it with `playhouse ")?;
+        Some(rest.split_once('`')?.0.to_owned())
+    });
+    // What it says works, but for the name.
+    assert!(command.ends_with(" --name far"), "{command}");
+    let wrong = command.replace(" --name far", " --name other");
+    let arguments: Vec<&str> = wrong.split(' ').collect();
+    exits(1, place.command(&arguments));
+    let text = going.text();
+    assert!(text.contains("the key of `other` was refused: this run expects `far`"), "{text}");
+    going.signal("INT");
+    let clock = RealClock::start();
+    let start = clock.now();
+    let (status, text) = going.wait();
+    assert_eq!(status.code(), Some(130), "{text}");
+    assert!(clock.now().since(start) < 10.0, "it ends at once");
+    assert!(text.contains("interrupted before step 0"), "{text}");
+    place.assert_alone();
+    // Resumed, with the agent that it asks for, it runs.
+    let going = Going::start(place.resume("run"), &place.path("log"));
+    let command = until("the notice", || {
+        let text = going.text();
+        let (_, rest) = text.split_once("start it with `playhouse ")?;
+        Some(rest.split_once('`')?.0.to_owned())
+    });
+    let arguments: Vec<&str> = command.split(' ').collect();
+    exits(0, place.command(&arguments));
+    let (status, text) = going.wait();
+    assert_eq!(status.code(), Some(0), "{text}");
 }
 
 #[test]

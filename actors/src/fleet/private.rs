@@ -1,12 +1,13 @@
 //! Keys, secrets and files that nobody else may read.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::agent::SUPERVISOR;
-use crate::transport::{Keys, TransportError};
+use crate::transport::{Keys, PublicKey, TransportError};
 
 /// The supervisor's keys: from a folder, or made for this run.
 pub(super) fn own_keys(folder: Option<&Path>) -> Result<Keys, TransportError> {
@@ -14,6 +15,17 @@ pub(super) fn own_keys(folder: Option<&Path>) -> Result<Keys, TransportError> {
         Some(folder) => Keys::load(&folder.join(format!("{SUPERVISOR}.key_secret"))),
         None => Keys::generate(),
     }
+}
+
+/// Whose the public keys in a folder are. Those that cannot be read are nobody's.
+pub(super) fn known_keys(folder: &Path) -> BTreeMap<PublicKey, String> {
+    let paths = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let keys = paths.filter(|path| path.extension().is_some_and(|ending| ending == "key"));
+    keys.filter_map(|path| {
+        let name = path.file_stem()?.to_str()?.to_owned();
+        Some((PublicKey::load(&path).ok()?, name))
+    })
+    .collect()
 }
 
 /// A random secret for processes of one host.

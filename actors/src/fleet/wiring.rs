@@ -16,6 +16,7 @@ impl Fleet {
     /// Waits until every agent has joined.
     pub(super) fn wait_for_all(&mut self) -> Result<(), HostError> {
         let deadline = self.deadline();
+        self.remind_later();
         loop {
             let late = self.agents.iter().find(|(_, a)| a.addresses.is_empty());
             let Some(late) = late.map(|(host, _)| host.clone()) else { return Ok(()) };
@@ -29,7 +30,7 @@ impl Fleet {
                 return Err(HostError::Absent { host, reason });
             }
             if let Some(agent) = self.agents.get_mut(&host) {
-                agent.addresses = addresses;
+                agent.joined(addresses);
             }
         }
     }

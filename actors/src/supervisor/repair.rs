@@ -1,6 +1,8 @@
 //! After a failure: back to the last checkpoint, or the end with the first cause.
 
 use super::{Outcome, Phase, Supervisor};
+use crate::checkpointer::NONE_LEFT;
+use crate::hosts::HostError;
 use crate::message::Order;
 use crate::observer::Happening;
 use crate::step::StepState;
@@ -26,7 +28,11 @@ impl Supervisor {
         self.progress = self.charge.clock.now();
         match gathered {
             Ok(()) => self.cast(stage, step, newest),
-            Err(error) => self.recover(error.to_string()),
+            // No step has begun, so there is nothing to finish.
+            Err(HostError::Interrupted) => self.hear(Outcome::Interrupted { step }),
+            // Nobody has started it; another attempt would not either.
+            Err(error @ HostError::Missing { .. }) => self.give_up(error.to_string()),
+            Err(error @ HostError::Absent { .. }) => self.recover(error.to_string()),
         }
     }
 
@@ -76,7 +82,7 @@ impl Supervisor {
             let cause = error.to_owned();
             self.tell(Happening::Rewound { step: self.step, cause });
         } else {
-            self.give_up(format!("{error}; there is no older checkpoint"));
+            self.give_up(format!("{error}; {NONE_LEFT}"));
         }
     }
 

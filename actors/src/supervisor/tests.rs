@@ -12,6 +12,7 @@ use crate::clock::RealClock;
 use crate::crew::Crew;
 use crate::edge::Directory;
 use crate::fake::{self, HandClock, Script};
+use crate::hosts::{HostError, Remote};
 use crate::observer::{Observer, Verdict};
 
 struct Trial {
@@ -20,13 +21,15 @@ struct Trial {
     script: Script,
     observers: Vec<Box<dyn Observer>>,
     every: u64,
+    remote: Option<Box<dyn Remote>>,
 }
 
 impl Trial {
     fn new(steps: u64) -> Self {
         let clock = Arc::new(RealClock::start());
         let script: Script = Arc::new(|_, _| {});
-        Self { graph: fake::graph(steps), clock, script, observers: Vec::new(), every: 500 }
+        let (graph, observers) = (fake::graph(steps), Vec::new());
+        Self { graph, clock, script, observers, every: 500, remote: None }
     }
 
     /// Runs in a folder; gives the outcome and the numbers.
@@ -55,8 +58,8 @@ impl Trial {
         let (outcome, ended) = crossbeam_channel::bounded(1);
         let charge = Charge {
             graph: Arc::new(self.graph),
-            hosts: Hosts::new(crew, BTreeMap::new(), None),
-            record: Record::open(&folder.join("metrics.csv"), u64::MAX).unwrap(),
+            hosts: Hosts::new(crew, BTreeMap::new(), self.remote),
+            record: Record::open(&folder.join("metrics.csv")).unwrap(),
             checkpointer: Checkpointer::open(&folder.join("checkpoints"), "g", 3).unwrap(),
             policy: Policy { every: self.every, keep: 3 },
             audience,
@@ -223,4 +226,47 @@ fn a_run_interrupted_while_a_checkpoint_is_written_goes_on_with_the_same_numbers
     let (outcome, numbers) = new().run(folder.path());
     assert_eq!(outcome, Outcome::Done);
     assert_eq!(numbers, expected);
+}
+
+/// Agents that are never there.
+struct Nobody {
+    error: fn() -> HostError,
+    attempts: Arc<AtomicU64>,
+}
+
+impl Remote for Nobody {
+    fn gather(&mut self, _: Generation) -> Result<(), HostError> {
+        self.attempts.fetch_add(1, Ordering::SeqCst);
+        Err((self.error)())
+    }
+
+    fn command(&mut self, _: &str, _: Command) {}
+
+    fn lost(&mut self) -> Option<String> {
+        None
+    }
+
+    fn dismiss(&mut self) {}
+}
+
+#[test]
+fn an_agent_that_never_came_costs_one_attempt_and_an_interrupt_is_no_failure() {
+    let gather = |error: fn() -> HostError| {
+        let folder = tempfile::tempdir().unwrap();
+        let attempts: Arc<AtomicU64> = Arc::default();
+        let mut trial = Trial::new(20);
+        trial.remote = Some(Box::new(Nobody { error, attempts: attempts.clone() }));
+        (trial.run(folder.path()).0, attempts.load(Ordering::SeqCst))
+    };
+    let (outcome, attempts) =
+        gather(|| HostError::Missing { host: "far".into(), reason: "start it".into() });
+    let cause = "[E601] the agent of host `far` is missing: start it".to_owned();
+    assert_eq!((outcome, attempts), (Outcome::Failed { cause }, 1));
+    let (outcome, attempts) = gather(|| HostError::Interrupted);
+    assert_eq!((outcome, attempts), (Outcome::Interrupted { step: 0 }, 1));
+    // One that did not come up may do so the next time.
+    let (outcome, attempts) =
+        gather(|| HostError::Absent { host: "far".into(), reason: "late".into() });
+    assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
+    assert_eq!(attempts, 4);
 }

@@ -185,7 +185,9 @@ impl Engine {
 
     fn serve(&mut self, ready: Ready) {
         match ready {
-            Ready::Zap => while zap::answer(&self.zap, &self.inner.allowed()) {},
+            Ready::Zap => {
+                while zap::answer(&self.zap, &self.inner.allowed(), &self.options().known) {}
+            }
             Ready::Router(index) => self.serve_router(index),
             Ready::RouterMonitor(index) => {
                 while self.routers[index].monitor.recv_multipart(zmq::DONTWAIT).is_ok() {}

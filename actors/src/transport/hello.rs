@@ -100,7 +100,9 @@ impl Engine {
         }
         let peer = PeerName::new(hello.name.as_str()).map_err(|error| error.to_string())?;
         if !ipc && !options.plain_tcp && user != Some(peer.as_str()) {
-            return Err(format!("the key is not that of `{peer}`"));
+            // Whoever presents a key knows already whose it is.
+            let owner = user.map(|name| format!("; it is that of `{name}`")).unwrap_or_default();
+            return Err(format!("the key is not that of `{peer}`{owner}"));
         }
         if hello.to != options.me.as_str() || peer == options.me {
             return Err(format!("this is `{}`", options.me));

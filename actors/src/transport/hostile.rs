@@ -49,7 +49,7 @@ fn an_unknown_key_a_wrong_server_key_and_a_false_name_deliver_nothing() {
     let bad = [
         ("good", &unknown, ours.public(), "does not allow this key"),
         ("good", &good, unknown.public(), "server key may be wrong"),
-        ("other", &good, ours.public(), "the key is not that of `other`"),
+        ("other", &good, ours.public(), "the key is not that of `other`; it is that of `good`"),
     ];
     for (me, keys, key, expected) in bad {
         let side = client(me, keys, &here, key);

@@ -1,5 +1,6 @@
 //! What a transport is started with.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Address, Keys, PeerName, PublicKey};
@@ -15,6 +16,8 @@ pub struct Options {
     pub keys: Option<Keys>,
     /// Who may connect over tcp, and as whom.
     pub allow: Vec<(PublicKey, PeerName)>,
+    /// Whose keys are, admitted or not: what a refusal says.
+    pub known: BTreeMap<PublicKey, String>,
     /// Bounds on what is sent and received.
     pub limits: Limits,
     /// How a dead peer is found.
@@ -33,6 +36,7 @@ impl Options {
             bind: Vec::new(),
             keys: None,
             allow: Vec::new(),
+            known: BTreeMap::new(),
             limits: Limits::default(),
             heartbeat: Heartbeat::default(),
             run_token,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use actors::node_actor::Factory;
 use anyhow::{Context as _, bail};
-use schemas::checkpoint;
+use schemas::checkpoint::{self, Manifest};
 use schemas::layers::Layer;
 
 use super::run::go;
@@ -46,7 +46,12 @@ pub(crate) fn run(args: &Args, factory: &Factory) -> anyhow::Result<ExitCode> {
         bail!("the graph or the curriculum differs from the one that the run began with");
     }
     let newest = checkpoint::list(&args.run.join("checkpoints")).pop();
-    if newest.is_some_and(|(manifest, _)| manifest.step >= checked.graph.steps()) {
+    let recorded = fs::metadata(args.run.join("metrics.csv")).map_or(0, |file| file.len());
+    // A run whose numbers are gone is not complete: it goes back to where they are.
+    let complete = |manifest: &Manifest| {
+        manifest.step >= checked.graph.steps() && manifest.metrics_bytes <= recorded
+    };
+    if newest.is_some_and(|(manifest, _)| complete(&manifest)) {
         eprintln!("this run is complete: {} steps", checked.graph.steps());
         return Ok(ExitCode::SUCCESS);
     }

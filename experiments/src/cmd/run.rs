@@ -65,7 +65,7 @@ pub(crate) fn go(graph: Graph, out: &Path, factory: &Factory) -> anyhow::Result<
     eprintln!("run directory: {}", out.display());
     log::into(out)?;
     let observers: Vec<Box<dyn Observer>> = vec![Box::new(Log)];
-    let extras = Extras { factory: factory.clone(), observers, ..Extras::default() };
+    let extras = Extras { factory: factory.clone(), observers };
     let running = compose::begin(graph, out, extras)?;
     let interrupt = running.interrupter();
     let mut asked = false;

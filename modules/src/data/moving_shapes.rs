@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::kind::{self, Call, Host};
 use crate::rng::Key;
 use crate::shapes::{self, Options, ShapeClip};
+use crate::video::named::one_line;
 use crate::video::transform::{Plan, Region};
 use crate::video::{Rounding, Transform};
 
@@ -107,11 +108,17 @@ impl Host for Config {
 
     fn check(&self, _: &Dims) -> Vec<OptionProblem> {
         let mut problems = Vec::new();
-        for (option, value) in [("batch", self.batch), ("clips", self.clips)] {
-            if value == 0 {
-                let message = format!("`{option}` is 0, but must be at least 1");
-                problems.push(OptionProblem::new(option, message, "give a number from 1"));
+        for (option, value, high) in [("batch", self.batch, 65_536), ("clips", self.clips, 1 << 24)]
+        {
+            if !(1..=high).contains(&value) {
+                let message = format!("`{option}` is {value}, but must be from 1 to {high}");
+                let hint = format!("give a number from 1 to {high}");
+                problems.push(OptionProblem::new(option, message, hint));
             }
+        }
+        if !["train", "test"].contains(&self.split.as_str()) {
+            let message = format!("there is no split `{}`", one_line(&self.split));
+            problems.push(OptionProblem::new("split", message, "write `train` or `test`"));
         }
         if !self.frames.is_multiple_of(2) {
             let message = format!("`frames` is {}, but must be even", self.frames);
@@ -187,5 +194,9 @@ mod tests {
         assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6, 7]);
         let odd = Config { size: 15, ..config.clone() };
         assert_eq!(odd.check(&Dims::new())[0].option, "size");
+        let unknown = Config { split: "tset".to_owned(), ..config.clone() };
+        assert_eq!(unknown.check(&Dims::new())[0].option, "split");
+        let absurd = Config { batch: 65_537, ..config };
+        assert_eq!(absurd.check(&Dims::new())[0].option, "batch");
     }
 }

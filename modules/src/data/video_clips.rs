@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kind::{self, Call, Host};
 use crate::rng::Key;
+use crate::video::named::{named, one_line};
 use crate::video::{
     Clip, ClipOptions, ClipReader, Crop, DecodeOptions, Filter, Manifest, Normalisation, Order,
     Sampler, Short, Transform, Views,
@@ -136,7 +137,42 @@ impl Config {
     }
 
     fn problem(&self, reason: impl ToString) -> NodeError {
-        NodeError::Data { what: self.root.display().to_string(), reason: reason.to_string() }
+        NodeError::Data { what: named(&self.root), reason: reason.to_string() }
+    }
+
+    fn count_problems(&self) -> Vec<OptionProblem> {
+        let bounds = [
+            ("batch", self.batch, 1..=65_536),
+            ("frames", self.frames, 1..=65_536),
+            ("size", self.size, 1..=8192),
+            // 0 takes as many as there are cores.
+            ("workers", self.workers, 0..=1024),
+        ];
+        let outside = bounds.into_iter().filter(|(_, value, range)| !range.contains(value));
+        let problem = |(option, value, range): (&str, usize, std::ops::RangeInclusive<usize>)| {
+            let (low, high) = (range.start(), range.end());
+            let message = format!("`{option}` is {value}, but must be from {low} to {high}");
+            OptionProblem::new(option, message, format!("give a number from {low} to {high}"))
+        };
+        outside.map(problem).collect()
+    }
+
+    /// Labels become ports, and every port has one name of its own.
+    fn label_problems(&self) -> Vec<OptionProblem> {
+        let mut problems = Vec::new();
+        let mut seen = BTreeSet::new();
+        for label in &self.labels {
+            let name = one_line(label);
+            let own = ["video", "sparse", "sample"].contains(&label.as_str());
+            if own {
+                let message = format!("a column named `{name}` cannot be a port of its own");
+                problems.push(OptionProblem::new("labels", message, "rename the column"));
+            } else if !seen.insert(label) {
+                let message = format!("`labels` names `{name}` more than once");
+                problems.push(OptionProblem::new("labels", message, "name each column once"));
+            }
+        }
+        problems
     }
 }
 
@@ -171,35 +207,27 @@ impl Host for Config {
     }
 
     fn check(&self, _: &Dims) -> Vec<OptionProblem> {
-        let mut problems = Vec::new();
-        for (option, value) in [("batch", self.batch), ("frames", self.frames), ("size", self.size)]
-        {
-            if value == 0 {
-                let message = format!("`{option}` is 0, but must be at least 1");
-                problems.push(OptionProblem::new(option, message, "give a number from 1"));
-            }
-        }
+        let mut problems = self.count_problems();
+        problems.extend(self.label_problems());
         if let Some(every) = self.every
             && (every == 0 || !self.frames.is_multiple_of(every))
         {
             let message = format!("`every` is {every}; {} frames are not a multiple", self.frames);
             problems.push(OptionProblem::new("every", message, "give a divisor of `frames`"));
         }
-        for taken in
-            self.labels.iter().filter(|l| ["video", "sparse", "sample"].contains(&l.as_str()))
-        {
-            let message = format!("a column named `{taken}` cannot be a port of its own");
-            problems.push(OptionProblem::new("labels", message, "rename the column"));
-        }
         if !(0.0..=1.0).contains(&self.flip) {
             let message = format!("`flip` is {}, not a probability from 0 to 1", self.flip);
             problems.push(OptionProblem::new("flip", message, "write 0 or 0.5"));
         }
-        if let Crop::Centre { short: Some(short) } = self.crop
-            && short < self.size
-        {
-            let message = format!("`short` is {short}, less than `size` {}", self.size);
-            problems.push(OptionProblem::new("crop", message, "leave `short` out or raise it"));
+        if let Some((message, hint)) = self.sampler().problem() {
+            problems.push(OptionProblem::new("sampling", message, hint));
+        }
+        if let Some((message, hint)) = self.crop.problem(self.size) {
+            problems.push(OptionProblem::new("crop", message, hint));
+        }
+        if let Some(message) = self.colours.problem() {
+            let hint = "leave `colours` out or write `std: [0.229, 0.224, 0.225]`";
+            problems.push(OptionProblem::new("colours", message, hint));
         }
         problems
     }
@@ -210,11 +238,12 @@ impl Host for Config {
         for column in &self.labels {
             let without = |entry: &&crate::video::Entry| !entry.labels.contains_key(column);
             if let Some(entry) = manifest.entries.iter().find(without) {
-                let known = Vec::from_iter(entry.labels.keys().map(|name| format!("`{name}`")));
+                let known =
+                    Vec::from_iter(entry.labels.keys().map(|name| format!("`{}`", one_line(name))));
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 let reason = format!(
                     "`{}` has no integer column `{column}`; its integer columns are {known}",
-                    entry.id
+                    one_line(&entry.id)
                 );
                 return Err(self.problem(reason));
             }
@@ -233,7 +262,7 @@ impl Host for Config {
         let mut forwarded = Forwarded::default();
         for bad in state.reader.quarantined() {
             if state.reported.insert(bad.file.clone()) {
-                let file = bad.file.display().to_string();
+                let file = named(&bad.file);
                 forwarded.notices.push(Notice::Quarantined { file, reason: bad.reason });
             }
         }
@@ -304,5 +333,62 @@ mod tests {
         let wrong = Config { labels: vec!["speed".to_owned()], ..config };
         let error = wrong.open(&Dims::new(), &key).err().unwrap().to_string();
         assert!(error.contains("`speed`") && error.contains("`motion`"), "{error}");
+    }
+
+    #[test]
+    fn impossible_numbers_are_refused_and_name_their_option() {
+        let named = |more: &str| {
+            let base = r#"{"root": "r", "batch": 4, "frames": 4, "size": 32}"#;
+            let mut value: serde_json::Value = serde_json::from_str(base).unwrap();
+            let more: serde_json::Value = serde_json::from_str(more).unwrap();
+            let more = more.as_object().unwrap().clone();
+            value.as_object_mut().unwrap().extend(more);
+            let config: Config = serde_json::from_value(value).unwrap();
+            let problems = config.check(&Dims::new());
+            assert!(problems.iter().all(|problem| !problem.hint.is_empty()));
+            problems.into_iter().map(|problem| problem.option).collect::<Vec<_>>()
+        };
+        for (option, texts) in [
+            ("sampling", vec![r#"{"rate": {"fps": 0}}"#, r#"{"rate": {"fps": -1.5}}"#]),
+            ("sampling", vec![r#"{"dense": {"stride": 0}}"#, r#"{"dense": {"stride": 1000001}}"#]),
+            ("crop", vec![r#"{"random_resized": {"scale": [0, 1], "ratio": [1, 1]}}"#]),
+            ("crop", vec![r#"{"random_resized": {"scale": [0.9, 0.5], "ratio": [1, 1]}}"#]),
+            ("crop", vec![r#"{"random_resized": {"scale": [0.5, 1.1], "ratio": [1, 1]}}"#]),
+            ("crop", vec![r#"{"random_resized": {"scale": [0.5, 1], "ratio": [2, 1]}}"#]),
+            ("crop", vec![r#"{"multi_scale": {"scales": []}}"#, r#"{"centre": {"short": 99999}}"#]),
+            (
+                "crop",
+                vec![
+                    r#"{"multi_scale": {"scales": [1, 0]}}"#,
+                    r#"{"multi_scale": {"scales": [1.5]}}"#,
+                ],
+            ),
+            ("colours", vec![r#"{"mean": [0, 0, 0], "std": [1, 0, 1]}"#]),
+            ("colours", vec![r#"{"mean": [0, 0, 0], "std": [1, 1e300, 1]}"#]),
+            ("batch", vec!["0", "65537"]),
+            ("size", vec!["0", "8193"]),
+            ("frames", vec!["0", "65537"]),
+            ("workers", vec!["1025"]),
+            ("labels", vec![r#"["a", "a"]"#, r#"["video"]"#, r#"["sample"]"#]),
+        ] {
+            for text in texts {
+                assert_eq!(named(&format!(r#"{{"{option}": {text}}}"#)), [option], "{text}");
+            }
+        }
+        assert!(named(r#"{"sampling": {"rate": {"fps": 0.5}}, "workers": 0}"#).is_empty());
+        let whole = r#"{"crop": {"random_resized": {"scale": [0.08, 1], "ratio": [0.75, 1.34]}}}"#;
+        assert!(named(whole).is_empty());
+    }
+
+    #[test]
+    fn a_name_with_a_line_break_stays_on_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a\nwarning: b.mp4"), "not a video").unwrap();
+        let text = r#"{"root": "r", "batch": 1, "frames": 1, "size": 8}"#;
+        let plain: Config = serde_json::from_str(text).unwrap();
+        let config = Config { root: dir.path().to_owned(), ..plain };
+        let mut state = config.open(&Dims::new(), &Key::new(1, "clips")).unwrap();
+        let error = config.forward(&mut state, Frames::new(), &call(0)).unwrap_err().to_string();
+        assert!(error.contains("a\\nwarning: b.mp4") && !error.contains('\n'), "{error}");
     }
 }

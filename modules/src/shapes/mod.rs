@@ -5,7 +5,7 @@
 //! not the motion. A data set is a folder, complete or absent:
 //!
 //! ```text
-//! OUT/shapes.json              options, encoder
+//! OUT/shapes.json              options, encoder, size of every file
 //! OUT/manifest.csv             train and test, with a `split` column
 //! OUT/train/00000.mp4 …        H.264 and AAC
 //! OUT/train/manifest.csv       path, split, labels, factors, one caption
@@ -16,6 +16,7 @@
 
 pub mod describe;
 mod encode;
+mod origin;
 mod record;
 pub mod render;
 pub mod world;
@@ -28,7 +29,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use encode::{Film, SAMPLE_RATE, encoder, write as write_film};
+use origin::{FORMAT, Origin};
 use record::Record;
+
+use crate::video::named::named;
 
 /// What to make.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -108,16 +112,28 @@ pub enum ShapesError {
         allowed: &'static str,
     },
     /// The folder holds something else.
-    #[error("`{}` exists and holds no moving shapes; name another folder or empty it", dir.display())]
+    #[error("`{}` exists and holds no moving shapes; name another folder or empty it", named(dir))]
     Occupied {
         /// The folder.
         dir: PathBuf,
+    },
+    /// The set has to be made again, but its folder also holds something else.
+    #[error(
+        "`{}` is no file of the data set in `{}`, which has to be made again; move it away or name another folder",
+        named(file),
+        named(dir)
+    )]
+    Foreign {
+        /// The folder.
+        dir: PathBuf,
+        /// One file or folder in it.
+        file: PathBuf,
     },
     /// There is nothing to write video with.
     #[error("this FFmpeg has no H.264 and no MPEG-4 encoder; install one with libx264")]
     NoEncoder,
     /// A film could not be encoded.
-    #[error("cannot write video: {reason}; file `{}`", file.display())]
+    #[error("cannot write video: {reason}; file `{}`", named(file))]
     Encode {
         /// The file.
         file: PathBuf,
@@ -125,7 +141,7 @@ pub enum ShapesError {
         reason: String,
     },
     /// The file system refused.
-    #[error("cannot write data set: {source}; path `{}`", path.display())]
+    #[error("cannot write data set: {source}; path `{}`", named(path))]
     Io {
         /// The path.
         path: PathBuf,
@@ -183,18 +199,6 @@ pub fn clip(options: &Options, split: &str, number: usize) -> ShapeClip {
     }
 }
 
-/// What `shapes.json` says.
-#[derive(Debug, Serialize, Deserialize)]
-struct Origin {
-    format: u32,
-    options: Options,
-    encoder: String,
-    notice: Option<String>,
-}
-
-/// The layout that this version writes.
-const FORMAT: u32 = 2;
-
 /// Makes a data set, or finds it complete. `progress` gets (files done, files in all), from several
 /// threads. Blocks; uses all of rayon's threads.
 pub fn generate(
@@ -203,33 +207,34 @@ pub fn generate(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Made, ShapesError> {
     options.check()?;
-    let found = read_origin(out);
-    if let Some(origin) = &found
-        && origin.format == FORMAT
-        && origin.options == *options
-    {
+    let found = origin::read(out);
+    let equal = found.as_ref().filter(|found| found.format == FORMAT && found.options == *options);
+    let broken = equal.and_then(|origin| origin.broken(out));
+    if let (Some(origin), None) = (equal, &broken) {
         return Ok(made(out, origin, true));
     }
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ShapesError::Io { path, source }
-    };
     let empty = std::fs::read_dir(out).map_or(!out.exists(), |mut list| list.next().is_none());
-    if found.is_none() && !empty {
-        return Err(ShapesError::Occupied { dir: out.to_owned() });
+    match &found {
+        None if !empty => return Err(ShapesError::Occupied { dir: out.to_owned() }),
+        None => {}
+        Some(found) => found.refuse_foreign(out)?,
     }
     let (encoder, notice) = encoder().ok_or(ShapesError::NoEncoder)?;
-    let origin =
-        Origin { format: FORMAT, options: options.clone(), encoder: encoder.to_owned(), notice };
+    let mut origin = Origin::new(options, encoder, notice);
     let part = sibling(out, "partial");
-    let result = fill(&part, &origin, progress).and_then(|()| replace(&part, out));
+    let result = fill(&part, &mut origin, progress).and_then(|()| replace(&part, out));
     if let Err(error) = result {
         // Best effort: the error that matters is the first one.
         let _ = std::fs::remove_dir_all(&part);
         return Err(error);
     }
-    std::fs::metadata(out).map_err(io(out))?;
-    Ok(made(out, &origin, false))
+    let mut made = made(out, &origin, false);
+    if let Some(broken) = broken {
+        let again = format!("{broken}; all files of the data set were made again");
+        made.notice =
+            Some(made.notice.map_or(again.clone(), |notice| format!("{again}; {notice}")));
+    }
+    Ok(made)
 }
 
 fn made(out: &Path, origin: &Origin, reused: bool) -> Made {
@@ -240,10 +245,6 @@ fn made(out: &Path, origin: &Origin, reused: bool) -> Made {
         notice: origin.notice.clone(),
         reused,
     }
-}
-
-fn read_origin(out: &Path) -> Option<Origin> {
-    serde_json::from_slice(&std::fs::read(out.join("shapes.json")).ok()?).ok()
 }
 
 /// A hidden path beside a folder, of this process alone.
@@ -267,7 +268,7 @@ fn replace(part: &Path, out: &Path) -> Result<(), ShapesError> {
 /// Writes everything into a folder that nobody looks at yet.
 fn fill(
     part: &Path,
-    origin: &Origin,
+    origin: &mut Origin,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<(), ShapesError> {
     let options = &origin.options;
@@ -299,6 +300,7 @@ fn fill(
     }
     let name = part.join("manifest.csv");
     save(&name, &record::csv_of_splits(&all)).map_err(|source| io(&name, source))?;
+    origin.measure(part)?;
     let name = part.join("shapes.json");
     let text = serde_json::to_vec_pretty(origin).unwrap_or_default();
     save(&name, &text).map_err(|source| io(&name, source))

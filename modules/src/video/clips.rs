@@ -17,6 +17,7 @@ use super::decode::{DecodeOptions, Frames, Video};
 use super::error::VideoError;
 use super::index::IndexCache;
 use super::manifest::{Entry, Manifest};
+use super::named::named;
 use super::sample::{Mode, Sampler};
 use super::transform::Transform;
 use crate::rng::Key;
@@ -268,7 +269,7 @@ fn bounds(entry: &Entry, frames: u64, fps: f64) -> Result<(u64, u64), String> {
     let at = |seconds: f64| (seconds * fps).round().min(frames as f64) as u64;
     let first = entry.start.map_or(0, at);
     if first >= frames {
-        let (start, file) = (entry.start.unwrap_or_default(), entry.file.display());
+        let (start, file) = (entry.start.unwrap_or_default(), named(&entry.file));
         let length = frames as f64 / fps;
         return Err(format!("`start` {start} is past the end at {length:.3} s; file `{file}`"));
     }

@@ -9,9 +9,10 @@ use ffmpeg_next::ffi;
 use serde::{Deserialize, Serialize};
 
 use super::convert::{Converter, Orientation};
+use super::damage;
 use super::error::VideoError;
-use super::index::{self, Index, IndexCache, Stamp};
-use super::libav::{self, Decoder, Frame, Received};
+use super::index::{Index, IndexCache, Stamp};
+use super::libav::{self, Decoder, Frame, Received, Source};
 use super::packets::{self, Packets};
 
 /// How files are decoded, and the bounds on what one file may take.
@@ -91,6 +92,8 @@ pub struct Video {
     began: Option<usize>,
     /// The first thing that went wrong since the last jump.
     trouble: Option<String>,
+    /// Whether the trouble is a line of the log only, which a jump to an open group causes as well.
+    hearsay: bool,
 }
 
 impl Video {
@@ -105,14 +108,14 @@ impl Video {
         options: &DecodeOptions,
         cache: &IndexCache,
     ) -> Result<Self, VideoError> {
-        let stamp = stamp(file)?;
+        let stamp = damage::stamp(file)?;
         let max_pixels = (options.max_side as u64).pow(2);
         let mut packets = Packets::open(file.to_owned(), max_pixels)?;
         let (height, width) = stored_size(&packets, options)?;
-        let mut index = find_index(&mut packets, stamp, options, cache)?;
+        let mut index = damage::find_index(&mut packets, stamp, options, cache)?;
         let mut decoder = open_decoder(&packets, options, max_pixels)?;
         if !index.by_packet() && index.frames == 0 {
-            count(Arc::make_mut(&mut index), &mut packets, &mut decoder)?;
+            damage::count(Arc::make_mut(&mut index), &mut packets, &mut decoder)?;
         }
         if index.frames == 0 {
             return Err(VideoError::Empty { file: file.to_owned() });
@@ -123,9 +126,36 @@ impl Video {
         let orientation = Orientation::of(packets.stream());
         let info = describe(&packets, &index, orientation.display(height, width));
         let converter = Converter::new(height, width, orientation);
-        let (options, frame) = (options.clone(), Frame::new());
-        let (out, began, trouble) = (None, None, None);
-        Ok(Self { packets, index, decoder, converter, frame, info, options, out, began, trouble })
+        let frame = Frame::new();
+        let (out, began, trouble, hearsay) = (None, None, None, false);
+        let options = options.clone();
+        let mut video = Self {
+            packets,
+            index,
+            decoder,
+            converter,
+            frame,
+            info,
+            options,
+            out,
+            began,
+            trouble,
+            hearsay,
+        };
+        video.check_end(stamp, cache)?;
+        Ok(video)
+    }
+
+    /// Decodes the last frame of a file whose container does not tell whether it is whole, once.
+    fn check_end(&mut self, stamp: Stamp, cache: &IndexCache) -> Result<(), VideoError> {
+        let told = damage::tells_its_end(&self.info.container) || !self.index.by_packet();
+        if told || cache.is_whole(&self.packets.file, stamp) {
+            return Ok(());
+        }
+        let last = self.info.frames - 1;
+        self.decode_to(last, &Wanted::from([self.index.packet(last)]))?;
+        cache.note_whole(&self.packets.file, stamp);
+        Ok(())
     }
 
     /// What the file says about its video stream.
@@ -193,7 +223,7 @@ impl Video {
             return Ok(());
         }
         // A keyframe that does not stand on its own (open groups, gradual refresh): start over.
-        if self.trouble.is_none() && self.began.is_some_and(|began| began > 0) {
+        if (self.trouble.is_none() || self.hearsay) && self.began.is_some_and(|began| began > 0) {
             self.jump(0)?;
             if self.advance(number, wanted) {
                 return Ok(());
@@ -212,14 +242,19 @@ impl Video {
         libav::quiet();
         self.decoder.flush();
         self.packets.jump(start, &self.index)?;
-        (self.out, self.began, self.trouble) = (None, Some(start), None);
+        (self.out, self.began, self.trouble, self.hearsay) = (None, Some(start), None, false);
         Ok(())
     }
 
     /// Feeds packets until the frame comes out whole.
     fn advance(&mut self, number: u64, wanted: &Wanted) -> bool {
+        libav::quiet();
         loop {
-            match self.decoder.receive(&mut self.frame) {
+            let received = self.decoder.receive(&mut self.frame);
+            if received.is_ok() {
+                self.listen();
+            }
+            match received {
                 Ok(Received::Frame) => {
                     let Some(out) = self.number_of_frame() else { continue };
                     self.out = Some(out);
@@ -230,10 +265,26 @@ impl Video {
                 Ok(Received::Hungry) => self.feed(wanted),
                 Ok(Received::End) => return false,
                 Err(reason) => {
-                    self.trouble.get_or_insert(reason);
+                    self.note(reason);
                     return false;
                 }
             }
+        }
+    }
+
+    /// Notes trouble that FFmpeg reported with a code or a flag.
+    fn note(&mut self, reason: String) {
+        if self.trouble.is_none() || self.hearsay {
+            (self.trouble, self.hearsay) = (Some(reason), false);
+        }
+    }
+
+    /// Notes trouble that FFmpeg only logged: many decoders paint over what they cannot read.
+    fn listen(&mut self) {
+        if let Some(line) = libav::complaint(Source::Any)
+            && self.trouble.is_none()
+        {
+            (self.trouble, self.hearsay) = (Some(line), true);
         }
     }
 
@@ -241,6 +292,9 @@ impl Video {
     fn feed(&mut self, wanted: &Wanted) {
         let position = self.packets.position();
         let Some(packet) = self.packets.next() else {
+            if let Some(reason) = self.packets.failure() {
+                self.note(reason);
+            }
             self.decoder.send(None);
             return;
         };
@@ -249,27 +303,30 @@ impl Video {
             matches!(codec, ffi::AVCodecID::AV_CODEC_ID_H264 | ffi::AVCodecID::AV_CODEC_ID_HEVC)
         };
         self.decoder.skip_unneeded(can_skip && !wanted.contains(&position));
-        let pts = packet.get().pts;
+        let (pts, corrupt) = (packet.get().pts, damage::is_corrupt(packet));
         let code = self.decoder.send(Some(packet));
-        if code < 0 && code != libav::again() && !self.leads(pts) {
-            self.trouble.get_or_insert_with(|| libav::message(code));
+        if self.leads(pts) {
+            libav::quiet();
+        } else if corrupt || code < 0 && code != libav::again() {
+            self.note(libav::message(if corrupt { ffi::AVERROR_INVALIDDATA } else { code }));
+        } else {
+            self.listen();
         }
     }
 
     /// The number of the frame just received; `None` for one before the keyframe that decoding
     /// began at, which may lack what it refers to.
     fn number_of_frame(&mut self) -> Option<u64> {
-        let frame = self.frame.get();
-        if !self.index.by_packet() {
-            return Some(self.out.map_or(0, |out| out + 1));
-        }
-        let broken = frame.flags & ffi::AV_FRAME_FLAG_CORRUPT != 0 || frame.decode_error_flags != 0;
+        let (frame, broken) = (self.frame.get(), damage::is_broken(&self.frame));
         let pts = if frame.pts == ffi::AV_NOPTS_VALUE { frame.pkt_dts } else { frame.pts };
         if self.leads(pts) {
             return None;
         }
         if broken {
-            self.trouble.get_or_insert_with(|| libav::message(ffi::AVERROR_INVALIDDATA));
+            self.note(libav::message(ffi::AVERROR_INVALIDDATA));
+        }
+        if !self.index.by_packet() {
+            return Some(self.out.map_or(0, |out| out + 1));
         }
         self.index.frame_at(pts)
     }
@@ -283,46 +340,6 @@ impl Video {
 
 /// The packets of the frames that were asked for.
 type Wanted = BTreeSet<usize>;
-
-/// The index of an undamaged file, from the cache or from one pass over the file.
-fn find_index(
-    packets: &mut Packets,
-    stamp: Stamp,
-    options: &DecodeOptions,
-    cache: &IndexCache,
-) -> Result<Arc<Index>, VideoError> {
-    if let Some(index) = cache.find(&packets.file, stamp) {
-        return Ok(index);
-    }
-    let file = packets.file.clone();
-    let keep = stamp.0 <= options.keep_bytes;
-    let found = match index::scan(&mut packets.input, packets.stream, keep) {
-        Ok(found) => found,
-        Err(reason) => return Err(VideoError::Unreadable { file, reason }),
-    };
-    packets.kept = found.packets;
-    packets.scanned();
-    let cut = packets.input.container() == "matroska" && packets::matroska_is_cut(&file);
-    let damage = found.index.damage.clone().or(cut.then(|| "the file ends early".to_owned()));
-    if let Some(reason) = damage {
-        let readable = found.index.entries.len() as u64;
-        return Err(VideoError::Damaged { file, readable, reason });
-    }
-    Ok(Arc::new(found.index))
-}
-
-/// Size and modification time of a regular file with content.
-fn stamp(file: &Path) -> Result<Stamp, VideoError> {
-    let unreadable = |reason| VideoError::Unreadable { file: file.to_owned(), reason };
-    let meta = std::fs::metadata(file).map_err(|error| unreadable(error.to_string()))?;
-    if !meta.is_file() {
-        return Err(unreadable("it is not a regular file".to_owned()));
-    }
-    if meta.len() == 0 {
-        return Err(VideoError::Empty { file: file.to_owned() });
-    }
-    Ok((meta.len(), meta.modified().ok()))
-}
 
 /// Stored (height, width) in pixels, within bounds.
 fn stored_size(packets: &Packets, options: &DecodeOptions) -> Result<(usize, usize), VideoError> {
@@ -353,23 +370,6 @@ fn open_decoder(
             None => VideoError::NoDecoder { file, codec: codec_name(packets) },
         }
     })
-}
-
-/// Counts the frames of a file whose packets do not tell them apart.
-fn count(
-    index: &mut Index,
-    packets: &mut Packets,
-    decoder: &mut Decoder,
-) -> Result<(), VideoError> {
-    packets.jump(0, index)?;
-    let base = unsafe { (*packets.stream()).time_base };
-    index.count(decoder, base, |decoder| {
-        let packet = packets.next();
-        decoder.send(packet);
-        packet.is_some()
-    });
-    packets.scanned();
-    Ok(())
 }
 
 fn codec_name(packets: &Packets) -> String {

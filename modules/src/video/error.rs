@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use super::named::named;
+
 /// Why a video could not be read. Every variant names the file.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum VideoError {
     /// The file is missing, not a regular file, or FFmpeg does not understand its container.
-    #[error("cannot read video: {reason}; file `{}`", file.display())]
+    #[error("cannot read video: {reason}; file `{}`", named(file))]
     Unreadable {
         /// The file.
         file: PathBuf,
@@ -14,13 +16,13 @@ pub enum VideoError {
         reason: String,
     },
     /// The file has no bytes, or a video stream without a single frame.
-    #[error("the video has no frames; file `{}`", file.display())]
+    #[error("the video has no frames; file `{}`", named(file))]
     Empty {
         /// The file.
         file: PathBuf,
     },
     /// The file holds no video stream, for instance audio only.
-    #[error("no video stream, only {found}; file `{}`", file.display())]
+    #[error("no video stream, only {found}; file `{}`", named(file))]
     NoVideo {
         /// The file.
         file: PathBuf,
@@ -28,7 +30,7 @@ pub enum VideoError {
         found: String,
     },
     /// FFmpeg was built without a decoder for the stream.
-    #[error("no decoder for codec `{codec}` in this FFmpeg; file `{}`", file.display())]
+    #[error("no decoder for codec `{codec}` in this FFmpeg; file `{}`", named(file))]
     NoDecoder {
         /// The file.
         file: PathBuf,
@@ -36,7 +38,7 @@ pub enum VideoError {
         codec: String,
     },
     /// Frames are missing or cannot be decoded.
-    #[error("the video is damaged at frame {readable}: {reason}; file `{}`", file.display())]
+    #[error("the video is damaged at frame {readable}: {reason}; file `{}`", named(file))]
     Damaged {
         /// The file.
         file: PathBuf,
@@ -46,7 +48,7 @@ pub enum VideoError {
         reason: String,
     },
     /// A frame was asked for that the file does not have.
-    #[error("frame {frame} is outside 0..{frames}; file `{}`", file.display())]
+    #[error("frame {frame} is outside 0..{frames}; file `{}`", named(file))]
     OutOfRange {
         /// The file.
         file: PathBuf,
@@ -56,7 +58,10 @@ pub enum VideoError {
         frames: u64,
     },
     /// Indices were not in ascending order.
-    #[error("frame {frame} is asked for after frame {before}; sort the indices; file `{}`", file.display())]
+    #[error(
+        "frame {frame} is asked for after frame {before}; sort the indices; file `{}`",
+        named(file)
+    )]
     Unsorted {
         /// The file.
         file: PathBuf,
@@ -66,7 +71,7 @@ pub enum VideoError {
         before: u64,
     },
     /// Reading the file would exceed a bound of [`DecodeOptions`](super::DecodeOptions).
-    #[error("{what} is {value}, above the limit of {limit}; file `{}`", file.display())]
+    #[error("{what} is {value}, above the limit of {limit}; file `{}`", named(file))]
     TooLarge {
         /// The file.
         file: PathBuf,

@@ -15,7 +15,8 @@ use std::time::SystemTime;
 
 use ffmpeg_next::ffi;
 
-use super::libav::{self, Decoder, Frame, Input, Packet, Received};
+use super::damage;
+use super::libav::{self, Decoder, Frame, Input, Packet, Received, Source};
 
 /// A file with more packets than this is refused: it bounds the time of a scan.
 pub(crate) const MAX_PACKETS: usize = 8_000_000;
@@ -88,7 +89,6 @@ pub(crate) fn scan(input: &mut Input, stream: usize, keep: bool) -> Result<Scan,
     let mut found = Scan { index: Index::empty(), packets: Vec::new() };
     let mut ends = Vec::new();
     let mut packet = Packet::new();
-    libav::quiet();
     loop {
         match input.read(&mut packet) {
             Ok(true) => {}
@@ -121,6 +121,11 @@ pub(crate) fn scan(input: &mut Input, stream: usize, keep: bool) -> Result<Scan,
     if found.index.damage.is_none() && input.container() == "mov" && read < expected {
         found.index.damage = Some(format!("only {read} of {expected} packets are in the file"));
     }
+    // Lines since the file was opened: probing has read its first packets already.
+    if let Some(line) = libav::complaint(Source::Container) {
+        found.index.damage.get_or_insert(line);
+    }
+    libav::quiet();
     if found.index.damage.is_none() && input.io_failed() {
         found.index.damage = Some("the file ends early".to_owned());
     }
@@ -209,14 +214,17 @@ impl Index {
         &mut self,
         decoder: &mut Decoder,
         base: ffi::AVRational,
-        mut next: impl FnMut(&mut Decoder) -> bool,
+        mut next: impl FnMut(&mut Decoder) -> (bool, i32),
     ) {
+        libav::quiet();
         let mut frame = Frame::new();
         let (mut first, mut last, mut length) = (None, 0, 0);
         let mut more = true;
         while more && self.frames <= MAX_PACKETS as u64 {
-            more = next(decoder);
-            while let Ok(Received::Frame) = decoder.receive(&mut frame) {
+            let code;
+            (more, code) = next(decoder);
+            self.note(code < 0, code);
+            while self.received(decoder, &mut frame) {
                 let data = frame.get();
                 self.frames += 1;
                 if data.best_effort_timestamp != ffi::AV_NOPTS_VALUE {
@@ -232,10 +240,38 @@ impl Index {
     }
 }
 
+impl Index {
+    /// Takes the next frame from the decoder, and notes what is wrong with it.
+    fn received(&mut self, decoder: &mut Decoder, frame: &mut Frame) -> bool {
+        match decoder.receive(frame) {
+            Ok(Received::Frame) => {
+                self.note(damage::is_broken(frame), ffi::AVERROR_INVALIDDATA);
+                true
+            }
+            Ok(_) => {
+                self.note(false, 0);
+                false
+            }
+            Err(reason) => {
+                self.damage.get_or_insert(reason);
+                false
+            }
+        }
+    }
+
+    /// Notes damage that a code tells, or that FFmpeg only logged.
+    fn note(&mut self, wrong: bool, code: i32) {
+        let reason = if wrong { Some(libav::message(code)) } else { libav::complaint(Source::Any) };
+        self.damage = self.damage.take().or(reason);
+    }
+}
+
 /// Indices of large files, so that opening one again needs no pass over it.
 #[derive(Debug, Default)]
 pub struct IndexCache {
     known: Mutex<BTreeMap<PathBuf, (Stamp, Arc<Index>)>>,
+    /// Files whose last frame was decoded.
+    whole: Mutex<BTreeMap<PathBuf, Stamp>>,
 }
 
 /// Tells one content of a path from another.
@@ -250,6 +286,16 @@ impl IndexCache {
     pub(crate) fn keep(&self, file: &Path, stamp: Stamp, index: &Arc<Index>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(file.to_owned(), (stamp, index.clone()));
+    }
+
+    pub(crate) fn is_whole(&self, file: &Path, stamp: Stamp) -> bool {
+        let whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        whole.get(file) == Some(&stamp)
+    }
+
+    pub(crate) fn note_whole(&self, file: &Path, stamp: Stamp) {
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        whole.insert(file.to_owned(), stamp);
     }
 }
 

@@ -1,82 +1,16 @@
 //! Owners of FFmpeg objects: each frees its object once, and turns a code into a message.
 //!
 //! The safe wrapper lacks packet retention, discard flags, colour details and dictionaries per
-//! open, so the calls go to the C functions. This file and its neighbours `convert.rs` and
-//! `shapes/encode.rs` are the only ones with `unsafe`.
+//! open, so the calls go to the C functions. Only files of this folder and `shapes/encode.rs` have
+//! `unsafe` for it.
 
-use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::path::Path;
 use std::ptr::{self, NonNull};
-use std::sync::Once;
 
 use ffmpeg_next::ffi;
 
-thread_local! {
-    /// The first error-level line FFmpeg logged on this thread since the last call.
-    static COMPLAINT: RefCell<String> = const { RefCell::new(String::new()) };
-}
-
-/// Silences FFmpeg's own log; errors of the calling thread are kept for [`message`].
-pub(crate) fn quiet() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| unsafe {
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        ffi::av_log_set_callback(Some(keep_complaint));
-        #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-        ffi::av_log_set_level(ffi::AV_LOG_QUIET);
-    });
-    COMPLAINT.with_borrow_mut(String::clear);
-}
-
-/// The C type of the last argument differs between targets, hence the `cfg`.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-unsafe extern "C" fn keep_complaint(
-    object: *mut libc_void,
-    level: i32,
-    format: *const std::ffi::c_char,
-    arguments: *mut ffi::__va_list_tag,
-) {
-    if level > ffi::AV_LOG_ERROR {
-        return;
-    }
-    let mut line = [0 as std::ffi::c_char; 256];
-    let mut prefix = 0;
-    let text = unsafe {
-        let size = line.len() as i32;
-        ffi::av_log_format_line2(
-            object,
-            level,
-            format,
-            arguments,
-            line.as_mut_ptr(),
-            size,
-            &mut prefix,
-        );
-        CStr::from_ptr(line.as_ptr()).to_string_lossy().trim().to_owned()
-    };
-    let _ = COMPLAINT.try_with(|kept| {
-        if let Ok(mut kept) = kept.try_borrow_mut()
-            && kept.is_empty()
-        {
-            *kept = text;
-        }
-    });
-}
-
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-use std::ffi::c_void as libc_void;
-
-/// What FFmpeg said about a failed call: its log line where it wrote one, and the code's text.
-pub(crate) fn message(code: i32) -> String {
-    let complaint = COMPLAINT.with_borrow_mut(std::mem::take);
-    let mut text = [0 as std::ffi::c_char; 128];
-    let text = unsafe {
-        ffi::av_strerror(code, text.as_mut_ptr(), text.len());
-        CStr::from_ptr(text.as_ptr()).to_string_lossy().to_lowercase()
-    };
-    if complaint.is_empty() { text } else { format!("{text} ({complaint})") }
-}
+pub(crate) use super::log::{Source, complaint, message, quiet};
 
 /// The FFmpeg code of a call that has to be tried again.
 pub(crate) fn again() -> i32 {
@@ -192,6 +126,8 @@ impl Input {
         if code < 0 {
             return Err(message(code));
         }
+        // Headers of sound files give rise to complaints, for instance about absent chapters.
+        quiet();
         Ok(Self(NonNull::new(raw).expect("a successful open returns a context")))
     }
 
@@ -298,6 +234,8 @@ impl Decoder {
             }
             (*raw).thread_count = threads.clamp(1, 64) as i32;
             (*raw).max_pixels = max_pixels as i64;
+            // A wrong checksum is certain damage; the stricter checks refuse files that play.
+            (*raw).err_recognition |= ffi::AV_EF_CRCCHECK;
             let code = ffi::avcodec_open2(raw, codec, ptr::null_mut());
             if code < 0 { Err(Some(message(code))) } else { Ok(decoder) }
         }

@@ -1,13 +1,15 @@
 //! Which videos a data set has, and what is said about them.
 //!
-//! A folder is searched for known extensions, unless it holds a `manifest.csv` or `manifest.jsonl`. A CSV or JSONL manifest has a `path` column, relative
-//! to the manifest, and optionally `start` and `end` in seconds and `split`; all other columns are
-//! labels (integers) and texts.
+//! A folder is searched for known extensions, unless it holds a `manifest.csv` or `manifest.jsonl`.
+//! A CSV or JSONL manifest has a `path` column, relative to the manifest, and optionally `start` and
+//! `end` in seconds and `split`; all other columns are labels (integers) and texts.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+
+use super::named::{named, one_line};
 
 /// Extensions that a folder is searched for.
 pub const EXTENSIONS: [&str; 19] = [
@@ -48,13 +50,16 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ManifestError {
     /// The path does not exist.
-    #[error("no data at `{}`; check the path, or make a set with `playhouse data shapes DIR`: its videos are in DIR/train and DIR/test", path.display())]
+    #[error(
+        "no data at `{}`; check the path, or make a set with `playhouse data shapes DIR`: its videos are in DIR/train and DIR/test",
+        named(path)
+    )]
     Missing {
         /// The path.
         path: PathBuf,
     },
     /// The file system refused.
-    #[error("cannot read data: {reason}; path `{}`", path.display())]
+    #[error("cannot read data: {reason}; path `{}`", named(path))]
     Io {
         /// The path.
         path: PathBuf,
@@ -62,13 +67,16 @@ pub enum ManifestError {
         reason: String,
     },
     /// The file is no folder, CSV or JSONL.
-    #[error("`{}` is none of a folder, `.csv`, `.jsonl`", path.display())]
+    #[error("`{}` is none of a folder, `.csv`, `.jsonl`", named(path))]
     Unknown {
         /// The path.
         path: PathBuf,
     },
     /// There are no videos.
-    #[error("no videos in `{}` ({ignored} files with other extensions); put videos there, such as `.mp4`", path.display())]
+    #[error(
+        "no videos in `{}` ({ignored} files with other extensions); put videos there, such as `.mp4`",
+        named(path)
+    )]
     NoVideos {
         /// The path.
         path: PathBuf,
@@ -76,7 +84,7 @@ pub enum ManifestError {
         ignored: usize,
     },
     /// No entry belongs to the split.
-    #[error("no entry of split `{split}` in `{}`; splits are {known}", path.display())]
+    #[error("no entry of split `{split}` in `{}`; splits are {known}", named(path))]
     NoSplit {
         /// The path.
         path: PathBuf,
@@ -118,7 +126,9 @@ impl Manifest {
                 manifest.entries.iter().filter_map(|entry| entry.split.clone()).collect();
             manifest.entries.retain(|entry| entry.split.as_deref() == Some(split));
             if manifest.entries.is_empty() {
-                let known = Vec::from_iter(known.iter().map(|name| format!("`{name}`"))).join(", ");
+                let known =
+                    Vec::from_iter(known.iter().map(|name| format!("`{}`", one_line(name))))
+                        .join(", ");
                 let known = if known.is_empty() { "not given".to_owned() } else { known };
                 let (path, split) = (path.to_owned(), split.to_owned());
                 return Err(ManifestError::NoSplit { path, split, known });
@@ -183,7 +193,7 @@ impl<'a> Lines<'a> {
     }
 
     fn problem(&mut self, line: u64, what: &str) {
-        self.problems.push(format!("{}:{line}: {what}", self.path.display()));
+        self.problems.push(format!("{}:{line}: {what}", named(self.path)));
     }
 
     /// Turns the fields of a line into an entry.

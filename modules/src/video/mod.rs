@@ -4,11 +4,15 @@
 
 pub mod clips;
 mod convert;
+mod cut;
+mod damage;
 pub mod decode;
 pub mod error;
 mod index;
 pub(crate) mod libav;
+mod log;
 pub mod manifest;
+pub(crate) mod named;
 mod packets;
 pub mod sample;
 pub mod transform;

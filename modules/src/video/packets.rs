@@ -1,6 +1,5 @@
 //! The packets of one video stream in file order, from memory or from the file.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ffmpeg_next::ffi;
@@ -23,6 +22,8 @@ pub(crate) struct Packets {
     /// The packet read last from the file; handed out again when `unread`.
     last: Packet,
     unread: bool,
+    /// Why reading stopped before the file's end.
+    failure: Option<String>,
     max_pixels: u64,
 }
 
@@ -31,8 +32,8 @@ impl Packets {
     pub(crate) fn open(file: PathBuf, max_pixels: u64) -> Result<Self, VideoError> {
         let (input, stream) = open_input(&file, max_pixels)?;
         let (kept, last) = (Vec::new(), Packet::new());
-        let (next, read, unread) = (0, 0, false);
-        Ok(Self { file, input, stream, kept, next, read, last, unread, max_pixels })
+        let (next, read, unread, failure) = (0, 0, false, None);
+        Ok(Self { file, input, stream, kept, next, read, last, unread, failure, max_pixels })
     }
 
     /// The stream's description.
@@ -52,7 +53,7 @@ impl Packets {
 
     /// Makes `number` the next packet.
     pub(crate) fn jump(&mut self, number: usize, index: &Index) -> Result<(), VideoError> {
-        self.next = number;
+        (self.next, self.failure) = (number, None);
         if !self.kept.is_empty() || (self.read == number && !self.unread) {
             return Ok(());
         }
@@ -85,13 +86,25 @@ impl Packets {
 
     /// Reads the stream's next packet into `last`.
     fn read_one(&mut self) -> bool {
-        while let Ok(true) = self.input.read(&mut self.last) {
+        loop {
+            match self.input.read(&mut self.last) {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(reason) => {
+                    self.failure = Some(reason);
+                    return false;
+                }
+            }
             let packet = self.last.get();
             if packet.stream_index as usize == self.stream && packet.size > 0 {
                 return true;
             }
         }
-        false
+    }
+
+    /// Takes the reason why the last packet was not the last one of an undamaged file.
+    pub(crate) fn failure(&mut self) -> Option<String> {
+        self.failure.take()
     }
 
     /// Hands out the next packet; `None` at the end of the file.
@@ -148,37 +161,4 @@ fn open_input(file: &Path, max_pixels: u64) -> Result<(Input, usize), VideoError
 pub(crate) fn has_audio(input: &Input) -> bool {
     let audio = ffi::AVMediaType::AVMEDIA_TYPE_AUDIO;
     input.streams().iter().any(|&stream| unsafe { (*(*stream).codecpar).codec_type == audio })
-}
-
-/// Whether a Matroska file is shorter than its segment says. FFmpeg only logs this, and then ends
-/// the file as if it were whole.
-pub(crate) fn matroska_is_cut(file: &Path) -> bool {
-    let mut head = Vec::new();
-    let Ok(open) = std::fs::File::open(file) else { return false };
-    let length = open.metadata().map_or(0, |meta| meta.len());
-    if open.take(4096).read_to_end(&mut head).is_err() {
-        return false;
-    }
-    // Two elements of a four-byte name: the EBML head, and the segment that holds the rest.
-    let element = |at: usize| {
-        let (body, size) = ebml_size(head.get(at + 4..)?)?;
-        Some(((at + 4 + body) as u64, size))
-    };
-    let Some((body, size)) = element(0) else { return false };
-    let segment = body.saturating_add(size);
-    let named =
-        head.get(segment as usize..).is_some_and(|rest| rest.starts_with(b"\x18\x53\x80\x67"));
-    let end = |(body, size): (u64, u64)| body.saturating_add(size);
-    named && element(segment as usize).is_some_and(|segment| end(segment) > length)
-}
-
-/// (Bytes taken, value) of an EBML size; `None` when it is unknown, as in live streams.
-fn ebml_size(bytes: &[u8]) -> Option<(usize, u64)> {
-    let first = *bytes.first()?;
-    let taken = first.leading_zeros() as usize + 1;
-    let rest = bytes.get(1..taken)?;
-    let start = u64::from(first) & ((1 << (8 - taken.min(8))) - 1);
-    let value = rest.iter().fold(start, |value, byte| value << 8 | u64::from(*byte));
-    let unknown = (1u64 << (7 * taken)) - 1;
-    (taken <= 8 && value != unknown).then_some((taken, value))
 }

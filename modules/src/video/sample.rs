@@ -84,6 +84,9 @@ pub enum Mode {
     },
 }
 
+/// The largest distance between two frames of a clip: half a day at 24 frames per second.
+const MAX_STRIDE: usize = 1_000_000;
+
 impl Sampler {
     /// Frames per clip.
     pub fn frames(&self) -> usize {
@@ -93,6 +96,21 @@ impl Sampler {
             | Self::Intervals { frames }
             | Self::Rate { frames, .. }
             | Self::Dense { frames, .. } => *frames,
+        }
+    }
+
+    /// What is wrong with the numbers, and what to write.
+    pub fn problem(&self) -> Option<(String, &'static str)> {
+        match self {
+            Self::Rate { fps, .. } if !(fps.is_finite() && *fps > 0.0) => Some((
+                format!("`fps` is {fps}, but must be above 0"),
+                "write frames per second, such as `rate: { fps: 8 }`",
+            )),
+            Self::Dense { stride, .. } if !(1..=MAX_STRIDE).contains(stride) => Some((
+                format!("`stride` is {stride}, but must be from 1 to {MAX_STRIDE}"),
+                "write a distance in frames, such as `dense: { stride: 2 }`",
+            )),
+            _ => None,
         }
     }
 

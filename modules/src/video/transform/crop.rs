@@ -45,6 +45,46 @@ impl Crop {
     }
 }
 
+impl Crop {
+    /// What is wrong with the numbers, and what to write.
+    pub fn problem(&self, size: usize) -> Option<(String, &'static str)> {
+        match self {
+            Self::Centre { short: Some(short) } if *short < size => Some((
+                format!("`short` is {short}, less than `size` {size}"),
+                "leave `short` out or raise it",
+            )),
+            Self::Centre { short: Some(short) } if *short > MAX_SHORT => {
+                let hint = "leave `short` out or lower it";
+                Some((format!("`short` is {short}, above {MAX_SHORT}"), hint))
+            }
+            Self::RandomResized { scale, .. } if !(ascends(*scale) && scale[1] <= 1.0) => Some((
+                format!("`scale` is {scale:?}, not two shares with 0 < low <= high <= 1"),
+                "write `scale: [0.08, 1.0]`",
+            )),
+            Self::RandomResized { ratio, .. } if !ascends(*ratio) => Some((
+                format!("`ratio` is {ratio:?}, not two numbers with 0 < low <= high"),
+                "write `ratio: [0.75, 1.3333]`",
+            )),
+            Self::MultiScale { scales } if scales.is_empty() || !scales.iter().all(is_share) => {
+                let message = format!("`scales` is {scales:?}, not one or more shares in (0, 1]");
+                Some((message, "leave `scales` out or write `scales: [1.0, 0.875, 0.75, 0.66]`"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A frame's shorter side is not scaled beyond this.
+const MAX_SHORT: usize = 16_384;
+
+fn ascends([low, high]: [f64; 2]) -> bool {
+    0.0 < low && low <= high && high.is_finite()
+}
+
+fn is_share(share: &f64) -> bool {
+    0.0 < *share && *share <= 1.0
+}
+
 fn stage_1_scales() -> Vec<f64> {
     vec![1.0, 0.875, 0.75, 0.66]
 }

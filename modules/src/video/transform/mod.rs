@@ -33,6 +33,16 @@ impl Normalisation {
     };
     /// To -1..1.
     pub const HALF: Self = Self { mean: [0.5; 3], std: [0.5; 3] };
+
+    /// What is wrong with the numbers.
+    pub fn problem(&self) -> Option<String> {
+        let Self { mean, std } = self;
+        if !std.iter().all(|value| value.is_finite() && *value > 0.0) {
+            return Some(format!("`std` is {std:?}, but must be finite and above 0"));
+        }
+        let finite = mean.iter().all(|value| value.is_finite());
+        (!finite).then(|| format!("`mean` is {mean:?}, but must be finite"))
+    }
 }
 
 /// When a resized picture becomes bytes again.
