@@ -30,6 +30,7 @@ mod bench_python;
 mod bench_sink;
 mod buffers;
 mod clock;
+mod copy;
 mod dial;
 mod engine;
 mod error;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::copy::copy;
 use super::shared::{SLOTS, Segment};
 use super::wire::Slot;
 
@@ -182,7 +183,7 @@ impl Pool {
             return Some(slot);
         }
         let mut filling = self.reserve(body.len())?;
-        filling.as_mut().copy_from_slice(body);
+        copy(filling.as_mut(), body);
         Some(filling.send())
     }
 
