@@ -136,23 +136,25 @@ fn human(bytes: u64) -> String {
 fn print(stage: &StagePlan) {
     say!("stage {} ({} steps)", stage.name, stage.steps);
     say!(
-        "  {:<16} {:<28} {:<12} {:<8} {:>14} {:>11}",
+        "  {:<16} {:<28} {:<12} {:<8} {:>14} {:>14} {:>11}",
         "node",
         "kind",
         "host",
         "device",
         "parameters",
+        "in blocks",
         "memory"
     );
     for node in &stage.nodes {
         let trains = if node.trains { " trains" } else { "" };
         say!(
-            "  {:<16} {:<28} {:<12} {:<8} {:>14} {:>11}{trains}",
+            "  {:<16} {:<28} {:<12} {:<8} {:>14} {:>14} {:>11}{trains}",
             node.name,
             node.kind,
             node.host,
             node.device,
             node.parameters,
+            node.blocks,
             human(node.memory)
         );
     }
