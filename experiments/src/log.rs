@@ -1,7 +1,7 @@
 //! Logs: warnings on standard error, and what happened to a run in its `run.log`.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -36,7 +36,8 @@ impl io::Write for ToRun {
 pub(crate) fn begin() {
     let wanted =
         EnvFilter::try_from_env("PLAYHOUSE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    let people = fmt::layer().with_writer(io::stderr).with_filter(wanted);
+    let colours = io::stderr().is_terminal();
+    let people = fmt::layer().with_ansi(colours).with_writer(io::stderr).with_filter(wanted);
     let run =
         fmt::layer().with_ansi(false).with_writer(|| ToRun).with_filter(EnvFilter::new("info"));
     tracing_subscriber::registry().with(people).with(run).init();
