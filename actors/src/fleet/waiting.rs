@@ -69,8 +69,13 @@ impl Fleet {
     }
 
     pub(super) fn deadline(&self) -> Moment {
+        self.later(self.patience().as_secs_f64())
+    }
+
+    /// One deadline for all agents of a start: the longest that one of them may need.
+    fn patience(&self) -> Duration {
         let elsewhere = self.setup.hosts.values().any(|host| host.listen.is_some());
-        self.later(if elsewhere { ELSEWHERE } else { PATIENCE }.as_secs_f64())
+        if elsewhere { ELSEWHERE } else { PATIENCE }
     }
 
     fn later(&self, seconds: f64) -> Moment {
@@ -98,7 +103,7 @@ impl Fleet {
 
     /// Why an agent that did not answer in time is missing.
     fn too_late(&self, host: &str) -> HostError {
-        let (seconds, agent) = (PATIENCE.as_secs(), &self.agents[host]);
+        let (seconds, agent) = (self.patience().as_secs(), &self.agents[host]);
         let host = host.to_owned();
         match &agent.config.listen {
             Some(listen) if !agent.came => {
