@@ -4,37 +4,58 @@
 //! moment, of the thread and of the device's own generator, so a node starts with the same
 //! weights wherever it is placed. Counting parameters makes none.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use burn::module::{Param, ParamId};
-use burn::nn::Linear;
 use burn::tensor::{Device, Shape, Tensor, TensorData};
+use schemas::lora::Lora;
 
+use crate::layers::linear::{Adapter, Linear};
 use crate::rng::Key;
 
 /// Makes parameters of one node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Init {
     key: Key,
     device: Device,
     made: Rc<Cell<u64>>,
     factor: f64,
+    /// Matrices of linear layers, in the order in which they are made.
+    linears: Rc<RefCell<Vec<ParamId>>>,
+    /// Numbers of the linear layers that get an adapter.
+    adapted: Option<Rc<(Lora, BTreeSet<usize>)>>,
 }
 
 impl Init {
     /// Parameters of `node`, on `device`.
     pub fn new(seed: u64, node: &str, device: &Device) -> Self {
         let key = Key::new(seed, node).with("parameters");
-        Self { key, device: device.clone(), made: Rc::default(), factor: 1.0 }
+        Self {
+            key,
+            device: device.clone(),
+            made: Rc::default(),
+            factor: 1.0,
+            linears: Rc::default(),
+            adapted: None,
+        }
+    }
+
+    /// The same draws, with an adapter at the linear layers of these numbers.
+    pub fn with_lora(self, lora: Lora, numbers: BTreeSet<usize>) -> Self {
+        Self { adapted: Some(Rc::new((lora, numbers))), ..self }
+    }
+
+    /// Matrices of the linear layers made so far; their places are the layers' numbers.
+    pub fn linears(&self) -> Vec<ParamId> {
+        self.linears.borrow().clone()
     }
 
     /// The same draws with every normal deviation as if σ 0.02 were `sigma`: the published 0.02
     /// suits widths above 1000, narrow models learn faster with about `1 / sqrt(width)`.
     pub fn with_sigma(&self, sigma: f64) -> Self {
-        let Self { key, device, made, .. } = self;
-        let (key, device, made) = (key.clone(), device.clone(), made.clone());
-        Self { key, device, made, factor: sigma / 0.02 }
+        Self { factor: sigma / 0.02, ..self.clone() }
     }
 
     /// The device that parameters are made on.
@@ -74,10 +95,18 @@ impl Init {
 
     /// A linear layer: weights truncated normal σ 0.02 divided by `shrink`, bias 0.
     pub fn linear(&self, inputs: usize, outputs: usize, bias: bool, shrink: f64) -> Linear {
-        Linear {
-            weight: self.normal([inputs, outputs], 0.02 / shrink),
-            bias: bias.then(|| self.constant([outputs], 0.0)),
-        }
+        let weight = self.normal([inputs, outputs], 0.02 / shrink);
+        let number = self.linears.borrow().len();
+        self.linears.borrow_mut().push(weight.id);
+        let bias = bias.then(|| self.constant([outputs], 0.0));
+        let adapted = self.adapted.as_deref().filter(|(_, numbers)| numbers.contains(&number));
+        let adapter = |(lora, _): &(Lora, BTreeSet<usize>)| {
+            // Draws of its own, so that those of all other parameters stay.
+            let key = self.key.with("lora").with_number(number as u64);
+            let beside = Self { key, made: Rc::default(), ..self.clone() };
+            Adapter::new([inputs, outputs], lora, &beside)
+        };
+        Linear { weight, bias, lora: adapted.map(adapter) }
     }
 
     fn draw<const D: usize>(

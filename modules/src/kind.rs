@@ -4,9 +4,11 @@
 //! and implements one trait for it: [`Kind`] for a burn module, [`Host`] for work on host data
 //! (sources, masks, memory banks). Its `ENTRY` puts it into the registry under its path.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use burn::module::Module;
+use burn::module::{Module, ParamId};
+use burn::tensor::Device;
 use schemars::JsonSchema;
 use schemas::dims::Dims;
 use schemas::entry::{Count, Entry, OptionProblem, read_options};
@@ -20,6 +22,7 @@ use serde_json::Value;
 use crate::host_node::HostNode;
 use crate::init::Init;
 use crate::kind_node::KindNode;
+use crate::layout::Layout;
 use crate::parameters;
 use crate::rng::Key;
 use crate::segments::Segments;
@@ -53,6 +56,15 @@ impl Call {
     }
 }
 
+/// A published network in the words of a kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Published {
+    /// Options of the kind.
+    pub options: Value,
+    /// Dims of its inputs, as far as the weights depend on them.
+    pub dims: Dims,
+}
+
 /// A kind whose nodes hold a burn module. The implementing type is its options.
 pub trait Kind: Serialize + DeserializeOwned + JsonSchema + Clone + Send + 'static {
     /// The module: parameters and `forward`.
@@ -77,9 +89,16 @@ pub trait Kind: Serialize + DeserializeOwned + JsonSchema + Clone + Send + 'stat
         call: &Call,
     ) -> Result<Tensors, NodeError>;
 
-    /// Key of a parameter in the checkpoints that people have.
-    fn key(&self, path: &str) -> String {
-        path.to_owned()
+    /// Ways in which the checkpoints that people have name the parameters; the first one is written
+    /// when nothing else is asked for. Every kind can also be read and written under its own paths.
+    fn layouts(&self) -> Vec<Layout> {
+        Vec::new()
+    }
+
+    /// What the `config.json` beside published weights says in the words of this kind; none when it is
+    /// of another network.
+    fn published(_config: &Value) -> Option<Published> {
+        None
     }
 
     /// Whether weight decay applies: matrices, but not norms, biases, tokens and tables.
@@ -174,10 +193,34 @@ fn build_host<H: Host>(spec: &NodeSpec) -> Result<Box<dyn Node>, NodeError> {
     Ok(Box::new(HostNode::<H>::build(spec)?))
 }
 
+/// Makes the module of a node, with its adapters.
+pub(crate) fn make<K: Kind>(kind: &K, spec: &NodeSpec, device: &Device) -> K::Module {
+    let init = || Init::new(spec.seed, &spec.name, device);
+    let first = init();
+    let module = kind.init(&spec.dims, &first);
+    let Some(lora) = &spec.lora else { return module };
+    // Making a module makes no parameter, so its layers can be named before it is made again.
+    let paths: BTreeMap<_, _> = parameters::ids(&module).into_iter().collect();
+    let covered = |(number, id): (usize, ParamId)| {
+        let layer = paths.get(&id)?.strip_suffix(".weight")?;
+        lora.covers(layer).then_some(number)
+    };
+    let numbers = first.linears().into_iter().enumerate().filter_map(covered).collect();
+    kind.init(&spec.dims, &init().with_lora(lora.clone(), numbers))
+}
+
+fn names<K: Kind>(spec: &NodeSpec) -> Vec<schemas::entry::Parameter> {
+    let Ok(kind) = read::<K>(spec) else { return Vec::new() };
+    let spec = NodeSpec { lora: None, ..spec.clone() };
+    let module = make(&kind, &spec, &crate::device::host());
+    let name =
+        |p: parameters::Parameter| schemas::entry::Parameter { path: p.path, linear: p.linear };
+    parameters::list(&module).into_iter().map(name).collect()
+}
+
 fn count<K: Kind>(spec: &NodeSpec) -> Count {
     let Ok(kind) = read::<K>(spec) else { return Count::default() };
-    let device = crate::device::host();
-    let module = kind.init(&spec.dims, &Init::new(spec.seed, &spec.name, &device));
+    let module = make(&kind, spec, &crate::device::host());
     let listed = parameters::list(&module);
     let of = |only: &str| -> u64 {
         let chosen = listed.iter().filter(|p| p.path.starts_with(only));
@@ -188,15 +231,13 @@ fn count<K: Kind>(spec: &NodeSpec) -> Count {
 
 fn check_weights<K: Kind>(spec: &NodeSpec) -> Result<(), NodeError> {
     let (kind, Some(file)) = (read::<K>(spec)?, &spec.weights) else { return Ok(()) };
-    let device = crate::device::host();
-    let module = kind.init(&spec.dims, &Init::new(spec.seed, &spec.name, &device));
+    let module = make(&kind, spec, &crate::device::host());
     weights::check(&kind, &module, file)
 }
 
 fn export<K: Kind>(spec: &NodeSpec, part: &Part, file: &std::path::Path) -> Result<(), NodeError> {
     let kind = read::<K>(spec)?;
-    let device = crate::device::host();
-    let module = kind.init(&spec.dims, &Init::new(spec.seed, &spec.name, &device));
+    let module = make(&kind, spec, &crate::device::host());
     weights::export(&kind, &module, part, file)
 }
 
@@ -208,6 +249,7 @@ pub const fn entry<K: Kind>(about: &'static str) -> Entry {
         ports: |value, wired| options::<K>(value).ports(wired),
         check: |value, dims| options::<K>(value).check(dims),
         count: count::<K>,
+        parameters: names::<K>,
         check_weights: check_weights::<K>,
         export: export::<K>,
         build: build::<K>,
@@ -224,6 +266,7 @@ pub const fn host<H: Host>(about: &'static str) -> Entry {
         ports: |value, wired| options::<H>(value).ports(wired),
         check: |value, dims| options::<H>(value).check(dims),
         count: |_| Count::default(),
+        parameters: |_| Vec::new(),
         check_weights: |_| Ok(()),
         export: |spec, _, _| {
             let reason = format!("`{}` has no parameters to export", spec.kind);

@@ -11,8 +11,7 @@ use schemas::node::{
 };
 
 use crate::host_node::call_key;
-use crate::init::Init;
-use crate::kind::{Call, Kind, read};
+use crate::kind::{Call, Kind, make, read};
 use crate::optimizer::{AdamW, Rates};
 use crate::parameters::Parameter;
 use crate::rng::Key;
@@ -56,9 +55,11 @@ impl<K: Kind> KindNode<K> {
             return Err(NodeError::Option { option: "precision".to_owned(), reason });
         }
         let home = if spec.backward { device.clone().autodiff() } else { device.clone() };
-        let module = kind.init(&spec.dims, &Init::new(spec.seed, &spec.name, &home));
-        let trains =
-            |path: &str| spec.optimizer.is_some() && !spec.frozen.iter().any(|f| covers(f, path));
+        let module = make(&kind, spec, &home);
+        let trains = |path: &str| {
+            let chosen = spec.lora.is_none() || path.contains(".lora.");
+            spec.optimizer.is_some() && chosen && !spec.frozen.iter().any(|f| covers(f, path))
+        };
         let module = parameters::activate(module, &trains);
         let module = match &spec.weights {
             Some(file) => weights::load_into(&kind, module, file)?.0,

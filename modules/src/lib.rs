@@ -13,6 +13,7 @@ pub mod init;
 pub mod kind;
 pub mod kind_node;
 pub mod layers;
+pub mod layout;
 pub mod optimizer;
 pub mod parameters;
 pub mod rng;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Gradients, Tensor};
 
 use crate::tensors::AnyTensor;
@@ -54,8 +54,11 @@ impl Trail {
     }
 
     fn linear(&self) -> bool {
-        self.containers.last().is_some_and(|c| c == "Struct:Linear")
-            && self.names.last().is_some_and(|n| n == "weight")
+        let is = |container: &str, names: &[&str]| {
+            self.containers.last().is_some_and(|c| c == container)
+                && self.names.last().is_some_and(|n| names.contains(&n.as_str()))
+        };
+        is("Struct:Linear", &["weight"]) || is("Struct:Adapter", &["a", "b"])
     }
 }
 
@@ -95,6 +98,21 @@ impl OnParam for List {
 /// All parameters, in the order of the fields; makes none.
 pub fn list<M: Module>(module: &M) -> Vec<Parameter> {
     let mut visit = Visit { trail: Trail::default(), each: List(Vec::new()) };
+    module.visit(&mut visit);
+    visit.each.0
+}
+
+struct Ids(Vec<(ParamId, String)>);
+
+impl OnParam for Ids {
+    fn on<const D: usize>(&mut self, trail: &Trail, param: &Param<Tensor<D>>) {
+        self.0.push((param.id, trail.path()));
+    }
+}
+
+/// Identity and path of each parameter; makes none.
+pub fn ids<M: Module>(module: &M) -> Vec<(ParamId, String)> {
+    let mut visit = Visit { trail: Trail::default(), each: Ids(Vec::new()) };
     module.visit(&mut visit);
     visit.each.0
 }

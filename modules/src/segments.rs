@@ -11,8 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::module::Module as _;
 use burn::tensor::{Gradients, Tensor};
 
-use crate::layers::block::Block;
-use crate::rng::Key;
+use crate::layers::block::{Block, Context};
 use crate::vjp;
 
 /// The blocks of one forward pass, in the order in which they ran.
@@ -28,7 +27,7 @@ impl fmt::Debug for Segments {
 /// One block, cut out of the graph.
 struct Segment {
     block: Block,
-    key: Option<Key>,
+    context: Context,
     /// Where the graph before the block ends.
     input: Tensor<3>,
     /// The leaf with which the graph after the block begins.
@@ -37,11 +36,11 @@ struct Segment {
 
 impl Segments {
     /// Runs a block on `[B, N, D]` without keeping its activations.
-    pub fn run(&self, block: &Block, input: Tensor<3>, key: Option<&Key>) -> Tensor<3> {
-        let value = block.valid().forward(input.clone().inner(), key);
+    pub fn run(&self, block: &Block, input: Tensor<3>, context: Context) -> Tensor<3> {
+        let inner = with_memory(&context, Tensor::inner);
+        let value = block.valid().forward(input.clone().inner(), &inner);
         let output = value.autodiff().require_grad();
-        let segment =
-            Segment { block: block.clone(), key: key.cloned(), input, output: output.clone() };
+        let segment = Segment { block: block.clone(), context, input, output: output.clone() };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(segment);
         output
     }
@@ -64,20 +63,37 @@ impl Segments {
         absorb(&mut gradients, &mut arrived);
         for (number, segment) in segments.iter().enumerate().rev() {
             let Some(gradient) = arrived[number].take() else { continue };
-            let leaf = segment.input.clone().inner().autodiff().require_grad();
-            let output = segment.block.forward(leaf.clone(), segment.key.as_ref());
+            let new = |t: Tensor<3>| t.inner().autodiff().require_grad();
+            let leaf = new(segment.input.clone());
+            let context = with_memory(&segment.context, new);
+            let output = segment.block.forward(leaf.clone(), &context);
             let Some(mut inside) = vjp::backward(vec![(output.into(), gradient.into())]) else {
                 continue;
             };
-            let upstream = leaf.grad_remove(&mut inside);
+            let memory = |context: &Context| context.memory.as_ref().map(|m| m.tokens.clone());
+            let inputs = [(Some(leaf), Some(segment.input.clone()))];
+            let inputs = inputs.into_iter().chain([(memory(&context), memory(&segment.context))]);
+            let mut before = Vec::new();
+            for (leaf, input) in inputs {
+                let (Some(leaf), Some(input)) = (leaf, input) else { continue };
+                let Some(upstream) = leaf.grad_remove(&mut inside) else { continue };
+                before.push((input.into(), upstream.inner().into()));
+            }
             absorb(&mut inside, &mut arrived);
-            let Some(upstream) = upstream else { continue };
-            let before = vec![(segment.input.clone().into(), upstream.inner().into())];
             if let Some(mut before) = vjp::backward(before) {
                 absorb(&mut before, &mut arrived);
             }
         }
     }
+}
+
+/// The same, with another memory.
+fn with_memory(context: &Context, of: impl Fn(Tensor<3>) -> Tensor<3>) -> Context {
+    let mut context = context.clone();
+    if let Some(memory) = &mut context.memory {
+        memory.tokens = of(memory.tokens.clone());
+    }
+    context
 }
 
 #[cfg(test)]
@@ -97,12 +113,12 @@ mod tests {
         let blocks = parameters::activate(blocks, &|_| true);
         let x = Tensor::<3>::from_data([[[0.5; 8], [-1.0; 8]]], &Device::flex());
         let gradient = || Tensor::<3>::from_data([[[1.0; 8], [2.0; 8]]], &Device::flex());
-        let kept = blocks[0].forward(x.clone().autodiff(), None);
+        let kept = blocks[0].forward(x.clone().autodiff(), &Context::default());
         let mut all = vjp::backward(vec![(kept.clone().into(), gradient().into())]).unwrap();
         let expected = parameters::gradients(&blocks, &mut all);
 
         let segments = Segments::default();
-        let again = segments.run(&blocks[0], x.autodiff(), None);
+        let again = segments.run(&blocks[0], x.autodiff(), Context::default());
         assert_eq!(again.clone().into_data(), kept.into_data());
         let mut after = vjp::backward(vec![(again.clone().into(), gradient().into())]).unwrap();
         assert!(parameters::gradients(&blocks, &mut after).is_empty(), "the graph is cut");

@@ -1,10 +1,13 @@
 //! Weights files: safetensors in the key layout of the checkpoints that people have.
 //!
-//! A kind maps each of its parameter paths to a key. The matrix of a linear layer is stored
-//! `[out, in]` in files and `[in, out]` in memory. Loading is all or nothing: every parameter
-//! must be in the file with its shape; keys that no parameter takes are reported.
+//! A kind knows the layouts in which people have its parameters; a file is read in whichever fits.
+//! The matrix of a linear layer is stored `[out, in]` in files and `[in, out]` in memory. Loading is
+//! all or nothing: every parameter must be in the file with its shape; keys that no parameter takes
+//! are reported.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod keys;
+
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
@@ -15,12 +18,17 @@ use safetensors::{Dtype, SafeTensors};
 use schemas::node::{NodeError, Part};
 
 use crate::kind::Kind;
+use crate::layout::{Layout, Slot};
 use crate::parameters::{self, Parameter};
 use crate::tensors::AnyTensor;
 
 /// What a weights file covered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coverage {
+    /// Layout in which the file is.
+    pub layout: String,
+    /// Where each parameter was found, by path.
+    pub slots: BTreeMap<String, Slot>,
     /// Parameters loaded.
     pub loaded: usize,
     /// Keys of the file that no parameter took.
@@ -66,64 +74,24 @@ pub fn load_into<K: Kind>(
     file: &Path,
 ) -> Result<(K::Module, Coverage), NodeError> {
     let weights = WeightsFile::open(file)?;
-    load_tensors(&weights.name, &weights.tensors()?, module, &|path| kind.key(path))
+    load_tensors(&weights.name, &weights.tensors()?, module, &layouts(kind))
 }
 
 /// Compares a file with the parameters of a module; reads neither.
 pub fn check<K: Kind>(kind: &K, module: &K::Module, file: &Path) -> Result<(), NodeError> {
     let weights = WeightsFile::open(file)?;
-    let tensors = weights.tensors()?;
-    match_keys(&weights.name, &tensors, module, &|path| kind.key(path)).map(|_| ())
+    let parameters = parameters::list(module);
+    keys::find(&weights.name, &weights.tensors()?, &parameters, &layouts(kind)).map(|_| ())
 }
 
-/// Keys by parameter path, and the keys that no parameter takes.
-type Matched = (Vec<(Parameter, String)>, Vec<String>);
-
-fn match_keys<M: Module>(
-    file: &str,
-    tensors: &SafeTensors<'_>,
-    module: &M,
-    key: &dyn Fn(&str) -> String,
-) -> Result<Matched, NodeError> {
-    let mut problems = Vec::new();
-    let mut matched = Vec::new();
-    let mut unused: BTreeSet<String> = tensors.names().iter().map(|n| n.to_string()).collect();
-    for parameter in parameters::list(module) {
-        let key = key(&parameter.path);
-        let Ok(view) = tensors.tensor(&key) else {
-            problems.push(format!("`{key}` is missing"));
-            continue;
-        };
-        unused.remove(&key);
-        let expected = parameter.file_shape();
-        if squeezed(view.shape()) != squeezed(&expected) {
-            problems.push(format!("`{key}` is {:?}, expected {expected:?}", view.shape()));
-        } else if !is_float(view.dtype()) {
-            problems.push(format!("`{key}` has dtype {:?}, not a float", view.dtype()));
-        } else {
-            matched.push((parameter, key));
-        }
-    }
-    if problems.is_empty() {
-        return Ok((matched, unused.into_iter().collect()));
-    }
-    let more = problems.len().saturating_sub(8);
-    problems.truncate(8);
-    let mut tail = if more > 0 { format!("; and {more} more") } else { String::new() };
-    if !unused.is_empty() {
-        let shown: Vec<String> = unused.iter().take(4).map(|key| format!("`{key}`")).collect();
-        let more = if unused.len() > shown.len() { " and more" } else { "" };
-        tail.push_str(&format!("; no parameter takes {}{more}", shown.join(", ")));
-    }
-    let reason = format!("{}{tail}", problems.join("; "));
-    Err(NodeError::Weights { file: file.to_owned(), reason })
+/// The layouts of a kind, and its own paths.
+pub fn layouts<K: Kind>(kind: &K) -> Vec<Layout> {
+    let mut layouts = kind.layouts();
+    layouts.push(Layout::new("playhouse"));
+    layouts
 }
 
-fn is_float(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
-}
-
-/// Writes the parameters of a saved state in the key layout of the public checkpoints.
+/// Writes the parameters of a saved state in the first layout of the kind.
 pub fn export<K: Kind>(
     kind: &K,
     module: &K::Module,
@@ -132,20 +100,22 @@ pub fn export<K: Kind>(
 ) -> Result<(), NodeError> {
     let name = file.display().to_string();
     let fail = |reason: String| NodeError::Weights { file: name.clone(), reason };
-    let mut tensors = Vec::new();
+    let layout = &layouts(kind)[0];
+    let mut pieces = Vec::new();
     for parameter in parameters::list(module) {
         let saved = format!("parameter.{}", parameter.path);
         let frame = part.tensors.get(&saved);
         let frame = frame.ok_or_else(|| fail(format!("the saved state has no `{saved}`")))?;
-        let mut values = frame.to_f32();
-        if parameter.linear {
-            let [inputs, outputs] = [parameter.shape[0], parameter.shape[1]];
-            let at = |i: usize| values[(i % inputs) * outputs + i / inputs];
-            values = (0..inputs * outputs).map(at).collect();
-        }
-        let bytes: Vec<_> = values.into_iter().map(f32::to_le_bytes).collect();
-        tensors.push((kind.key(&parameter.path), parameter.file_shape(), bytes.into_flattened()));
+        let values = frame.to_f32();
+        pieces.push((layout.slot(&parameter.path), parameter, values));
     }
+    let tensors: Vec<_> = assemble(pieces)
+        .into_iter()
+        .map(|(key, (shape, values))| {
+            let bytes: Vec<_> = values.into_iter().map(f32::to_le_bytes).collect();
+            (key, shape, bytes.into_flattened())
+        })
+        .collect();
     let mut views = Vec::new();
     for (key, shape, bytes) in &tensors {
         let view = safetensors::tensor::TensorView::new(Dtype::F32, shape.clone(), bytes);
@@ -158,25 +128,46 @@ pub fn export<K: Kind>(
         .map_err(|error| fail(format!("cannot be written: {error}")))
 }
 
-/// Loads tensors into a module, with `key` naming each parameter path.
+/// Shape and values of a tensor of a file.
+pub type Stored = (Vec<usize>, Vec<f32>);
+
+/// Tensors of a file by key, from the values of parameters, row-major, and where they are stored.
+pub fn assemble(pieces: Vec<(Slot, Parameter, Vec<f32>)>) -> BTreeMap<String, Stored> {
+    let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
+    for (slot, parameter, mut values) in pieces {
+        if parameter.linear {
+            let [inputs, outputs] = [parameter.shape[0], parameter.shape[1]];
+            let at = |i: usize| values[(i % inputs) * outputs + i / inputs];
+            values = (0..inputs * outputs).map(at).collect();
+        }
+        let shape = slot.file_shape(parameter.file_shape());
+        let count = values.len();
+        let empty = || (shape, vec![0.0; count * slot.part[1]]);
+        let (_, all) = tensors.entry(slot.key).or_insert_with(empty);
+        all[slot.part[0] * count..(slot.part[0] + 1) * count].copy_from_slice(&values);
+    }
+    tensors
+}
+
+/// Loads tensors into a module, in whichever of the layouts they are.
 pub fn load_tensors<M: Module>(
     file: &str,
     tensors: &SafeTensors<'_>,
     module: M,
-    key: &dyn Fn(&str) -> String,
+    layouts: &[Layout],
 ) -> Result<(M, Coverage), NodeError> {
-    let (matched, unused) = match_keys(file, tensors, &module, key)?;
-    let mut found: BTreeMap<String, AnyTensor> = BTreeMap::new();
-    for (parameter, key) in matched {
+    let found = keys::find(file, tensors, &parameters::list(&module), layouts)?;
+    let mut values: BTreeMap<String, AnyTensor> = BTreeMap::new();
+    for (parameter, slot) in &found.slots {
         let fail = |reason: String| NodeError::Weights { file: file.to_owned(), reason };
-        let view = tensors.tensor(&key).map_err(|e| fail(format!("`{key}`: {e}")))?;
-        let shape = parameter.file_shape();
-        let tensor = read(&view, shape).map_err(|e| fail(format!("`{key}`: {e}")))?;
-        found.insert(parameter.path, tensor);
+        let view = tensors.tensor(&slot.key).map_err(|e| fail(format!("`{}`: {e}", slot.key)))?;
+        let tensor = read(&view, slot.part, parameter.file_shape());
+        let tensor = tensor.map_err(|e| fail(format!("`{}`: {e}", slot.key)))?;
+        values.insert(parameter.path.clone(), tensor);
     }
-    let loaded = found.len();
+    let loaded = values.len();
     let module = parameters::map(module, &mut |parameter, old| {
-        let Some(new) = found.remove(&parameter.path) else { return old };
+        let Some(new) = values.remove(&parameter.path) else { return old };
         let new = match (parameter.linear, new) {
             (true, AnyTensor::F2(matrix)) => matrix.transpose().into(),
             (_, new) => new,
@@ -184,7 +175,9 @@ pub fn load_tensors<M: Module>(
         let device = device_of(&old);
         new.to_device(&device)
     });
-    Ok((module, Coverage { loaded, unused }))
+    let slots = found.slots.into_iter().map(|(parameter, slot)| (parameter.path, slot)).collect();
+    let coverage = Coverage { layout: found.layout, loaded, unused: found.unused, slots };
+    Ok((module, coverage))
 }
 
 fn device_of(tensor: &AnyTensor) -> Device {
@@ -192,18 +185,14 @@ fn device_of(tensor: &AnyTensor) -> Device {
     each_float!(tensor, t => t.device(), _other => unreachable!("parameters are floats"))
 }
 
-/// Extents without ones in front, so that `[1, N, D]` tables fit `[N, D]` and the reverse.
-fn squeezed(shape: &[usize]) -> &[usize] {
-    let ones = shape.iter().take_while(|&&d| d == 1).count();
-    &shape[ones.min(shape.len().saturating_sub(1))..]
-}
-
-/// The tensor in its own memory layout, widened to f32.
+/// Part of a tensor of a file, in its own memory layout, widened to f32.
 fn read(
     view: &safetensors::tensor::TensorView<'_>,
+    [part, parts]: [usize; 2],
     shape: Vec<usize>,
 ) -> Result<AnyTensor, String> {
-    let bytes = view.data();
+    let length = view.data().len() / parts;
+    let bytes = &view.data()[part * length..(part + 1) * length];
     let values: Vec<f32> = match view.dtype() {
         Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
         Dtype::F64 => {

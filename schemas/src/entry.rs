@@ -50,6 +50,15 @@ pub struct Count {
     pub flops: u64,
 }
 
+/// A parameter as the graph sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter {
+    /// Dotted path of field names.
+    pub path: String,
+    /// Whether it is the matrix of a linear layer.
+    pub linear: bool,
+}
+
 /// A kind as the graph sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
@@ -64,6 +73,8 @@ pub struct Entry {
     pub check: fn(&Value, &Dims) -> Vec<OptionProblem>,
     /// Counts parameters without making them.
     pub count: fn(&NodeSpec) -> Count,
+    /// Names of the parameters, without making them.
+    pub parameters: fn(&NodeSpec) -> Vec<Parameter>,
     /// Compares a weights file with the parameters, without making or reading them.
     pub check_weights: fn(&NodeSpec) -> Result<(), NodeError>,
     /// Writes the parameters of a saved state as a weights file with the keys that people have.

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::lora::Lora;
 use crate::node::{Optimizer, Precision};
 
 /// One experiment.
@@ -65,14 +66,17 @@ pub struct NodeConfig {
     /// Decay of the moving average of the weights that arrive at the `weights` port.
     #[serde(default)]
     pub ema: Option<f64>,
+    /// Low-rank adapters beside matrices of linear layers; the other parameters then do not train.
+    #[serde(default)]
+    pub lora: Option<Lora>,
     /// Options of the kind.
     #[serde(flatten)]
     pub options: BTreeMap<String, Value>,
 }
 
 /// Keys of a node that are not options of its kind.
-pub const NODE_KEYS: [&str; 8] =
-    ["kind", "in", "frozen", "weights", "device", "precision", "checkpointing", "ema"];
+pub const NODE_KEYS: [&str; 9] =
+    ["kind", "in", "frozen", "weights", "device", "precision", "checkpointing", "ema", "lora"];
 
 /// What of a node never trains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

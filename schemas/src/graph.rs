@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
-use crate::diagnostic::{Code, Diagnostic, Report};
+use crate::diagnostic::{Diagnostic, Report};
 use crate::dims::Dims;
 use crate::entry::{OptionProblem, Registry};
 use crate::experiment::{Experiment, Frozen, NodeConfig, StageConfig};
@@ -17,7 +17,7 @@ use crate::node::{NodeSpec, Optimizer, Precision};
 use crate::port::{Elements, Ports};
 use crate::resolve::{self, Resolved};
 use crate::yaml::{Located, Tree};
-use crate::{flow, follow, order};
+use crate::{flow, follow, order, settings};
 use crate::{layers, stages};
 
 /// What the program around the graph offers.
@@ -275,8 +275,7 @@ fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph>
         let trains = trained.contains(name) && gradients.backward.contains(name);
         let spec =
             node_spec(context, name, node, (&shape.dims, &edges, trains, &gradients.backward));
-        check_weights(context, name, node, &spec, report);
-        check_checkpointing(context, name, node, &spec, report);
+        settings::check(context, name, node, &spec, report);
         stage.nodes.insert(
             name.clone(),
             StageNode {
@@ -336,42 +335,6 @@ fn node_spec(context: &Context<'_>, name: &str, node: &Resolved, parts: SpecPart
         checkpointing: config.checkpointing,
         weights: config.weights.as_ref().map(|path| context.around.locate(path)),
         ema: config.ema,
-    }
-}
-
-fn check_checkpointing(
-    context: &Context<'_>,
-    name: &str,
-    node: &Resolved,
-    spec: &NodeSpec,
-    report: &mut Report,
-) {
-    if spec.checkpointing && (node.entry.count)(spec).blocks == 0 {
-        let path = format!("graph.{name}.checkpointing");
-        let message = format!("`{}` has no blocks to compute again", spec.kind);
-        let problem = context.problem(Code::Value, &path, message);
-        report.add(problem.hint("leave `checkpointing` out"));
-    }
-}
-
-fn check_weights(
-    context: &Context<'_>,
-    name: &str,
-    node: &Resolved,
-    spec: &NodeSpec,
-    report: &mut Report,
-) {
-    if spec.weights.is_none() {
-        return;
-    }
-    if let Err(error) = (node.entry.check_weights)(spec) {
-        let path = format!("graph.{name}.weights");
-        let hint = match spec.weights.as_ref().is_some_and(|file| file.exists()) {
-            true => {
-                "name a file of this kind and these options, or change the options to the file's"
-            }
-            false => "name a file that exists, from here or from the experiment's folder",
-        };
-        report.add(context.problem(Code::Weights, &path, error.to_string()).hint(hint));
+        lora: config.lora.clone(),
     }
 }

@@ -221,6 +221,9 @@ pub struct NodeSpec {
     pub weights: Option<PathBuf>,
     /// Decay of the moving average when the `weights` port is connected.
     pub ema: Option<f64>,
+    /// Low-rank adapters; the other parameters then do not train.
+    #[serde(default)]
+    pub lora: Option<crate::lora::Lora>,
 }
 
 fn one() -> u32 {

@@ -139,7 +139,9 @@ fn read_node(name: &str, node: &Located, report: &mut Report) -> Option<NodeConf
         let null = matches!(value.tree, Tree::Null);
         match key.as_str() {
             "kind" => {}
-            "frozen" | "weights" | "device" | "precision" | "checkpointing" | "ema" if null => {}
+            "frozen" | "weights" | "device" | "precision" | "checkpointing" | "ema" | "lora"
+                if null => {}
+            "lora" => config.lora = typed(value, &path, report),
             "in" => config.inputs = read_inputs(node, &path, report),
             "frozen" => config.frozen = typed(value, &path, report).unwrap_or_default(),
             "weights" => config.weights = typed(value, &path, report),

@@ -8,4 +8,4 @@ pub mod golden;
 pub mod runs;
 
 // The examples name these modules as files of the crate `modules` do.
-use modules::{init, kind, rng, tensors};
+use modules::{init, kind, layers, rng, tensors};

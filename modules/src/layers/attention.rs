@@ -1,77 +1,243 @@
-//! Self-attention with a fused projection.
+//! Attention: from tokens to themselves, or to a memory of other tokens.
 
 use burn::module::{Module, Param};
-use burn::nn::Linear;
-use burn::tensor::module::linear;
-use burn::tensor::{FloatDType, Tensor, activation};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use burn::tensor::{FloatDType, Int, Tensor, TensorData, activation};
 
 use super::attention_ops;
+use super::linear::Linear;
 use super::norm::{Norm, unit};
+use super::rope::Rope;
+use super::spans::{self, Spans};
 use crate::init::Init;
+use crate::rng::Key;
 
-/// Attention of `[B, heads, N, d]` with scale `1 / sqrt(d)`, without attention maps.
-pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
-    attention_ops::attend(q, k, v)
+/// Which keys a query sees, and what its scores get added; the default is all and nothing.
+#[derive(Debug, Clone, Default)]
+pub struct AttentionMask {
+    /// Runs of keys.
+    pub spans: Option<Spans>,
+    /// Added to the scaled scores: `[B or 1, heads or 1, queries or 1, keys]`.
+    pub bias: Option<Tensor<4>>,
 }
 
-/// Attention maps `[B, heads, queries, keys]` of `[B, heads, N, d]` with scale `1 / sqrt(d)`.
-pub fn attention_map(q: Tensor<4>, k: Tensor<4>) -> Tensor<4> {
-    let scale = 1.0 / (q.dims()[3] as f64).sqrt();
+impl AttentionMask {
+    /// Runs alone.
+    pub fn of(spans: Spans) -> Self {
+        Self { spans: Some(spans), bias: None }
+    }
+
+    /// No query sees a later key.
+    pub fn causal(tokens: usize) -> Self {
+        Self::of(Spans::all(tokens, tokens).causal())
+    }
+
+    /// What [`AttentionMask::and_keys`] gives when nothing else is hidden.
+    pub fn of_keys(present: &Tensor<2, Int>, queries: usize) -> Self {
+        let keys = present.dims()[1];
+        Self::of(Spans::all(queries, keys)).and_keys(present)
+    }
+
+    /// And in each sample only the keys where `present`, `[B, keys]`, is not 0. Rows without gaps
+    /// become runs; otherwise a bias hides the others.
+    pub fn and_keys(self, present: &Tensor<2, Int>) -> Self {
+        let [samples, keys] = present.dims();
+        let data: Vec<i64> = present.to_data().iter::<i64>().collect();
+        if data.iter().all(|there| *there != 0) {
+            return self;
+        }
+        let Self { spans, bias } = self;
+        let queries = spans.as_ref().map_or(keys, |spans| spans.dims()[0]);
+        if let Some(runs) = spans::runs(&data, keys) {
+            let spans = spans.unwrap_or_else(|| Spans::all(queries, keys));
+            return Self { spans: Some(spans.within(&runs)), bias };
+        }
+        let hidden = data.iter().map(|there| if *there == 0 { f32::MIN / 2.0 } else { 0.0 });
+        let data = TensorData::new(hidden.collect::<Vec<_>>(), [samples, 1, 1, keys]);
+        let hidden = Tensor::<4>::from_data(data, &present.device().inner());
+        let bias = Some(match bias {
+            Some(bias) => bias + hidden,
+            None => hidden,
+        });
+        Self { spans, bias }
+    }
+
+    /// As numbers to add, `[B or 1, .., queries, keys]`: 0, the bias, or a number so small that the
+    /// softmax gives 0.
+    fn added(&self, like: &Tensor<4>) -> Option<Tensor<4>> {
+        let hidden = self.spans.as_ref().map(|spans| {
+            let [queries, keys] = spans.dims();
+            let rows = (0..spans.samples()).flat_map(|s| (0..queries).map(move |q| (s, q)));
+            let values = rows.flat_map(|(sample, query)| {
+                let [first, end] = spans.of(sample, query);
+                let one = move |key| if key < first || key >= end { f32::MIN / 2.0 } else { 0.0 };
+                (0..keys).map(one)
+            });
+            let shape = [spans.samples(), 1, queries, keys];
+            let data = TensorData::new(values.collect::<Vec<_>>(), shape);
+            Tensor::<4>::from_data(data, &like.device().inner())
+        });
+        match (hidden, self.bias.clone()) {
+            (Some(hidden), Some(bias)) => Some(hidden + bias),
+            (hidden, bias) => hidden.or(bias),
+        }
+    }
+}
+
+/// Attention of `[B, heads, N, d]` with scale `1 / sqrt(d)`. Keys and values may have fewer heads,
+/// each of which serves as many heads of the queries.
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &AttentionMask) -> Tensor<4> {
+    attention_ops::attend(q, k, v, mask.bias.clone(), mask.spans.clone())
+}
+
+/// Attention maps `[B, heads, queries, keys]` of what [`attention`] takes.
+pub fn attention_map(q: Tensor<4>, k: Tensor<4>, mask: &AttentionMask) -> Tensor<4> {
+    let [batch, heads, _, width] = q.dims();
+    let [_, kv_heads, keys, _] = k.dims();
     let dtype = q.dtype();
-    let scores = q.mul_scalar(scale).matmul(k.transpose());
-    activation::softmax(scores.cast(FloatDType::F32), 3).cast(dtype)
+    let k = k.reshape([batch, kv_heads, 1, keys, width]);
+    let k = k.expand([batch, kv_heads, heads / kv_heads, keys, width]);
+    let k = k.reshape([batch, heads, keys, width]);
+    let scores = q.mul_scalar(1.0 / (width as f64).sqrt()).matmul(k.transpose());
+    let scores = scores.cast(FloatDType::F32);
+    let scores = match mask.added(&scores) {
+        Some(added) => scores + added,
+        None => scores,
+    };
+    activation::softmax(scores, 3).cast(dtype)
 }
 
-/// Which biases the fused projection has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum QkvBias {
+/// Which projections have a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Biases {
+    /// Of the queries.
+    pub q: bool,
+    /// Of the keys.
+    pub k: bool,
+    /// Of the values.
+    pub v: bool,
+    /// Of the output.
+    pub out: bool,
+}
+
+impl Biases {
+    /// All.
+    pub const ALL: Self = Self { q: true, k: true, v: true, out: true };
     /// None.
-    #[default]
-    None,
-    /// One bias of width 3 D.
-    Fused,
-    /// Separate biases of queries and values, keys without (VideoMAE).
-    QueryValue,
+    pub const NONE: Self = Self { q: false, k: false, v: false, out: false };
+    /// All but that of the keys, which shifts all scores of a query alike (VideoMAE).
+    pub const WITHOUT_KEYS: Self = Self { k: false, ..Self::ALL };
+    /// That of the output (InternVideo2).
+    pub const OUTPUT: Self = Self { out: true, ..Self::NONE };
+    /// Those of queries, keys and values (Qwen2).
+    pub const INPUTS: Self = Self { out: false, ..Self::ALL };
 }
 
 /// Shape and switches of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionConfig {
-    /// Channels D.
+    /// Channels of the tokens that ask, D.
     pub width: usize,
+    /// Channels of the tokens that are asked, E.
+    pub memory: usize,
+    /// Channels of the output.
+    pub outputs: usize,
     /// Heads.
     pub heads: usize,
-    /// Biases of the fused projection.
-    pub bias: QkvBias,
-    /// RMSNorm of q and of k over the full width, before heads are split.
-    pub qk_norm: bool,
+    /// Heads of keys and values; a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Channels of a head.
+    pub head: usize,
+    /// Biases of the projections.
+    pub biases: Biases,
+    /// RMSNorm of q and of k over all heads, before they are split, with this ε.
+    pub qk_norm: Option<f64>,
     /// Cosine attention with a learned temperature per head (Swin V2, VideoMAE V2).
     pub cosine: bool,
     /// Attention across the heads of each token instead of across tokens.
     pub across_heads: bool,
 }
 
-/// Multi-head self-attention.
+impl AttentionConfig {
+    /// Self-attention with all biases.
+    pub fn new(width: usize, heads: usize) -> Self {
+        Self {
+            width,
+            memory: width,
+            outputs: width,
+            heads,
+            kv_heads: heads,
+            head: width / heads.max(1),
+            biases: Biases::ALL,
+            qk_norm: None,
+            cosine: false,
+            across_heads: false,
+        }
+    }
+}
+
+/// Keys and values of earlier tokens, `[B, heads, N, d]` each.
+#[derive(Debug, Clone, Default)]
+pub struct Cache {
+    held: Option<[Tensor<4>; 2]>,
+}
+
+impl Cache {
+    /// Tokens held.
+    pub fn len(&self) -> usize {
+        self.held.as_ref().map_or(0, |[keys, _]| keys.dims()[2])
+    }
+
+    /// Whether no token is held.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_none()
+    }
+
+    /// Puts tokens behind those that are held; returns all.
+    fn extend(&mut self, keys: Tensor<4>, values: Tensor<4>) -> [Tensor<4>; 2] {
+        let all = match self.held.take() {
+            None => [keys, values],
+            Some([k, v]) => [Tensor::cat(vec![k, keys], 2), Tensor::cat(vec![v, values], 2)],
+        };
+        self.held.insert(all).clone()
+    }
+
+    /// The samples of these numbers, in this order, as a beam search goes on with some of them.
+    pub fn select(&mut self, samples: Tensor<1, Int>) {
+        self.held = self.held.take().map(|held| held.map(|t| t.select(0, samples.clone())));
+    }
+}
+
+/// What attention is given beside tokens.
+#[derive(Debug, Default)]
+pub struct Look<'a> {
+    /// Rotary positions of queries and keys.
+    pub rope: Option<&'a Rope>,
+    /// Who sees whom; all see all when absent.
+    pub mask: Option<&'a AttentionMask>,
+    /// Draws of dropout; nothing is dropped when absent.
+    pub key: Option<&'a Key>,
+    /// Earlier tokens, which come before those that are given.
+    pub cache: Option<&'a mut Cache>,
+}
+
+/// Multi-head attention.
 #[derive(Module, Debug)]
 pub struct Attention {
-    /// Queries, keys, values, `[D, 3 D]`.
-    pub qkv: Linear,
-    /// `[D]`.
-    pub q_bias: Option<Param<Tensor<1>>>,
-    /// `[D]`.
-    pub v_bias: Option<Param<Tensor<1>>>,
-    /// Norm of the queries over the full width.
+    /// Queries, `[D, heads d]`.
+    pub q: Linear,
+    /// Keys, `[E, kv_heads d]`.
+    pub k: Linear,
+    /// Values, `[E, kv_heads d]`.
+    pub v: Linear,
+    /// Norm of the queries over all heads.
     pub q_norm: Option<Norm>,
-    /// Norm of the keys over the full width.
+    /// Norm of the keys over all heads.
     pub k_norm: Option<Norm>,
     /// Logarithm of the temperature of cosine attention, `[heads, 1, 1]`, at most ln 100.
     pub scale: Option<Param<Tensor<3>>>,
-    /// Output projection, `[D, D]`.
+    /// Output projection, `[heads d, outputs]`.
     pub proj: Linear,
-    heads: usize,
+    head: usize,
     across_heads: bool,
 }
 
@@ -81,72 +247,132 @@ const MAX_LOG_SCALE: f64 = 4.6052;
 impl Attention {
     /// The output projection starts divided by `shrink`.
     pub fn new(config: &AttentionConfig, shrink: f64, init: &Init) -> Self {
-        let AttentionConfig { width, heads, bias, qk_norm, cosine, across_heads } = *config;
-        let separate = bias == QkvBias::QueryValue;
+        let AttentionConfig { width, memory, heads, kv_heads, head, biases, .. } = *config;
+        let (all, shared) = (heads * head, kv_heads * head);
+        let norm = |width| config.qk_norm.map(|eps| Norm::rms(width, eps, init));
         Self {
-            qkv: init.linear(width, 3 * width, bias == QkvBias::Fused, 1.0),
-            q_bias: separate.then(|| init.constant([width], 0.0)),
-            v_bias: separate.then(|| init.constant([width], 0.0)),
-            q_norm: qk_norm.then(|| Norm::rms(width, 1e-6, init)),
-            k_norm: qk_norm.then(|| Norm::rms(width, 1e-6, init)),
-            scale: cosine.then(|| init.constant([heads, 1, 1], 10f32.ln())),
-            proj: init.linear(width, width, true, shrink),
-            heads,
-            across_heads,
+            q: init.linear(width, all, biases.q, 1.0),
+            k: init.linear(memory, shared, biases.k, 1.0),
+            v: init.linear(memory, shared, biases.v, 1.0),
+            q_norm: norm(all),
+            k_norm: norm(shared),
+            scale: config.cosine.then(|| init.constant([heads, 1, 1], 10f32.ln())),
+            proj: init.linear(all, config.outputs, biases.out, shrink),
+            head,
+            across_heads: config.across_heads,
         }
     }
 
-    /// `[B, N, D]`; returns the same shape.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
-        let mut parts = self.split(x);
-        if self.across_heads {
-            parts = parts.map(|part| part.swap_dims(1, 2));
-        }
-        let [q, k, v] = parts;
-        let out = attention(q, k, v);
-        self.proj.forward(out.swap_dims(1, 2).reshape([batch, tokens, width]))
+    /// Tokens `[B, N, D]` ask themselves; returns `[B, N, outputs]`.
+    pub fn forward(&self, x: Tensor<3>, look: Look<'_>) -> Tensor<3> {
+        self.ask(x.clone(), x.clone(), x, look)
     }
 
-    /// The attention map across tokens, `[B, heads, N, N]`, for `[B, N, D]`.
-    pub fn maps(&self, x: Tensor<3>) -> Tensor<4> {
-        let [q, k, _] = self.split(x);
-        attention_map(q, k)
-    }
-
-    /// Queries, keys and values by head, `[B, heads, N, d]`, ready for the scale `1 / sqrt(d)`.
-    fn split(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
-        let [batch, tokens, width] = x.dims();
-        // A third of the matrix each, rather than a third of the output: the gradient of a slice is as large as
-        // what it was cut from, and the matrix is smaller than its output.
-        let weight = self.qkv.weight.val();
-        let fused = self.qkv.bias.as_ref().map(Param::val);
-        let own = [&self.q_bias, &None, &self.v_bias];
-        let part = |i: usize| {
-            let columns = i * width..(i + 1) * width;
-            let bias = match (&fused, own[i]) {
-                (Some(bias), _) => Some(bias.clone().slice_dim(0, columns.clone())),
-                (None, bias) => bias.as_ref().map(Param::val),
-            };
-            linear(x.clone(), weight.clone().slice_dim(1, columns), bias)
+    /// Tokens `[B, N, D]` ask others, `[B, M, E]`, from which keys and values are made; returns
+    /// `[B, N, outputs]`.
+    pub fn ask(&self, x: Tensor<3>, k: Tensor<3>, v: Tensor<3>, look: Look<'_>) -> Tensor<3> {
+        let [batch, tokens, _] = x.dims();
+        let (q, k) = self.queries_and_keys(x, k, &look);
+        let v = self.by_head(self.v.named(v, "v", look.key));
+        let [k, v] = match look.cache {
+            Some(cache) => cache.extend(k, v),
+            None => [k, v],
         };
+        let all = AttentionMask::default();
+        let parts =
+            if self.across_heads { [q, k, v].map(|t| t.swap_dims(1, 2)) } else { [q, k, v] };
+        let [q, k, v] = parts;
+        let out = attention(q, k, v, look.mask.unwrap_or(&all));
+        let width = out.shape().num_elements() / (batch * tokens).max(1);
+        let out = out.swap_dims(1, 2).reshape([batch, tokens, width]);
+        self.proj.named(out, "proj", look.key)
+    }
+
+    /// As [`Attention::ask`], without a look; also returns the attention map `[B, heads, N, M]`.
+    pub fn ask_with_map(&self, x: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> (Tensor<3>, Tensor<4>) {
+        let map = self.map_of(x, k, &Look::default());
+        let [batch, heads, tokens, _] = map.dims();
+        let out = map.clone().matmul(self.by_head(self.v.forward(v)));
+        let out = out.swap_dims(1, 2).reshape([batch, tokens, heads * self.head]);
+        (self.proj.forward(out), map)
+    }
+
+    /// The attention map `[B, heads, N, M]` of tokens `[B, N, D]` that ask others `[B, M, E]`.
+    pub fn map_of(&self, x: Tensor<3>, k: Tensor<3>, look: &Look<'_>) -> Tensor<4> {
+        let (q, k) = self.queries_and_keys(x, k, look);
+        attention_map(q, k, look.mask.unwrap_or(&AttentionMask::default()))
+    }
+
+    /// By head, `[B, heads, N, d]`, ready for the scale `1 / sqrt(d)`.
+    fn queries_and_keys(
+        &self,
+        x: Tensor<3>,
+        k: Tensor<3>,
+        look: &Look<'_>,
+    ) -> (Tensor<4>, Tensor<4>) {
         let normed = |t: Tensor<3>, norm: &Option<Norm>| match norm {
             Some(norm) => norm.forward(t),
             None => t,
         };
-        let q = normed(part(0), &self.q_norm);
-        let k = normed(part(1), &self.k_norm);
-        let v = part(2);
-        let head = width / self.heads;
-        let by_head = |t: Tensor<3>| t.reshape([batch, tokens, self.heads, head]).swap_dims(1, 2);
-        let [q, k, v] = [q, k, v].map(by_head);
-        match &self.scale {
-            None => [q, k, v],
-            Some(scale) => {
-                let factor = scale.val().clamp_max(MAX_LOG_SCALE).exp();
-                let factor = factor.mul_scalar((head as f64).sqrt()).unsqueeze::<4>();
-                [unit(q) * factor, unit(k), v]
-            }
+        let q = self.by_head(normed(self.q.named(x, "q", look.key), &self.q_norm));
+        let k = self.by_head(normed(self.k.named(k, "k", look.key), &self.k_norm));
+        let (q, k) = match look.rope {
+            Some(rope) => (rope.turn(q), rope.turn(k)),
+            None => (q, k),
+        };
+        let Some(scale) = &self.scale else { return (q, k) };
+        let factor = scale.val().clamp_max(MAX_LOG_SCALE).exp();
+        let factor = factor.mul_scalar((self.head as f64).sqrt()).unsqueeze::<4>();
+        (unit(q) * factor, unit(k))
+    }
+
+    fn by_head(&self, x: Tensor<3>) -> Tensor<4> {
+        let [batch, tokens, width] = x.dims();
+        x.reshape([batch, tokens, width / self.head, self.head]).swap_dims(1, 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, Distribution};
+
+    fn draw<const R: usize>(shape: [usize; R]) -> Tensor<R> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
+    }
+
+    #[test]
+    fn a_mask_with_gaps_hides_the_same_keys_as_one_without() {
+        let [q, k, v] = [(); 3].map(|()| draw([2, 2, 4, 8]));
+        let present = |rows| Tensor::<2, Int>::from_data(rows, &Device::flex());
+        let runs = AttentionMask::of_keys(&present([[1, 1, 1, 0], [0, 1, 1, 0]]), 4);
+        assert!(runs.bias.is_none());
+        let gaps = AttentionMask::of_keys(&present([[1, 1, 1, 0], [1, 0, 1, 1]]), 4);
+        let one = attention(q.clone(), k.clone(), v.clone(), &runs);
+        let other = attention(q.clone(), k.clone(), v.clone(), &gaps);
+        let off = (one - other.clone()).slice_dim(0, 0..1).abs().max().into_scalar::<f32>();
+        assert!(off < 1e-6, "{off}");
+        let maps = attention_map(q, k, &gaps);
+        let off = (maps.clone().matmul(v) - other).abs().max().into_scalar::<f32>();
+        assert!(off < 1e-5, "{off}");
+        assert_eq!(maps.slice([1..2, 0..2, 0..4, 1..2]).abs().max().into_scalar::<f32>(), 0.0);
+    }
+
+    #[test]
+    fn cached_tokens_count_as_if_they_came_again() {
+        let config = AttentionConfig { kv_heads: 1, ..AttentionConfig::new(8, 2) };
+        let attention = Attention::new(&config, 1.0, &Init::new(1, "a", &Device::flex()));
+        let x = draw([2, 5, 8]);
+        let mask = AttentionMask::causal(5);
+        let whole = attention.forward(x.clone(), Look { mask: Some(&mask), ..Look::default() });
+        let mut cache = Cache::default();
+        let mut parts = Vec::new();
+        for run in [0..3, 3..4, 4..5] {
+            let mask = AttentionMask::of(Spans::all(run.len(), run.end).causal());
+            let look = Look { mask: Some(&mask), cache: Some(&mut cache), ..Look::default() };
+            parts.push(attention.forward(x.clone().slice_dim(1, run), look));
         }
+        let off = (whole - Tensor::cat(parts, 1)).abs().max().into_scalar::<f32>();
+        assert!(off < 1e-6, "{off}");
     }
 }

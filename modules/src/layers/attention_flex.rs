@@ -14,101 +14,13 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::attention_ops::AttentionOps;
-use super::flex::{numbers, tensor};
+use super::flex::tensor;
 use super::lanes::{exp, greatest, sum, wide};
+use super::matrices::{Heads, Matrix};
+use super::spans::Spans;
 
 /// Query rows whose scores exist at the same time.
 const TILE: usize = 256;
-
-/// A matrix inside a tensor.
-#[derive(Clone, Copy)]
-struct Matrix {
-    start: *const f32,
-    rows: usize,
-    columns: usize,
-    /// Numbers from a row to the next, and from a column to the next.
-    strides: [isize; 2],
-}
-
-impl Matrix {
-    fn transposed(self) -> Self {
-        let [row, column] = self.strides;
-        Self { rows: self.columns, columns: self.rows, strides: [column, row], ..self }
-    }
-
-    /// Rows from `first` on, at most `count`.
-    fn tile(self, first: usize, count: usize) -> Self {
-        // The offset of an existing row lies inside the tensor.
-        let start = self.start.wrapping_offset(first as isize * self.strides[0]);
-        Self { start, rows: count.min(self.rows - first), ..self }
-    }
-
-    /// A buffer of these dims in row order.
-    fn of(buffer: &mut [f32], rows: usize, columns: usize) -> Self {
-        assert!(buffer.len() >= rows * columns, "the buffer is large enough");
-        Self { start: buffer.as_mut_ptr(), rows, columns, strides: [columns as isize, 1] }
-    }
-
-    /// Writes `scale a b` here, or adds it.
-    ///
-    /// # Safety
-    /// All three lie in live memory; this one may be written and nobody else uses it meanwhile.
-    unsafe fn product(self, add: bool, scale: f32, a: Self, b: Self) {
-        assert_eq!((a.rows, a.columns, b.columns), (self.rows, b.rows, self.columns), "a product");
-        // SAFETY: dims agree, and the caller answers for the memory.
-        unsafe {
-            gemm::gemm(
-                self.rows,
-                self.columns,
-                a.columns,
-                self.start.cast_mut(),
-                self.strides[1],
-                self.strides[0],
-                add,
-                a.start,
-                a.strides[1],
-                a.strides[0],
-                b.start,
-                b.strides[1],
-                b.strides[0],
-                1.0,
-                scale,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
-        }
-    }
-}
-
-/// The matrices of all heads of a tensor `[B, heads, N, d]`.
-struct Heads {
-    first: Matrix,
-    heads: usize,
-    /// Numbers from a sample to the next, and from a head to the next.
-    strides: [isize; 2],
-}
-
-// SAFETY: only a place; whoever reads or writes there answers for it.
-unsafe impl Sync for Heads {}
-
-impl Heads {
-    fn of(x: &FlexTensor) -> Self {
-        let layout = x.layout();
-        let [_, heads, rows, columns] = x.shape().dims();
-        let strides = layout.strides();
-        let start = numbers(x)[layout.start_offset()..].as_ptr();
-        let first = Matrix { start, rows, columns, strides: [strides[2], strides[3]] };
-        Self { first, heads, strides: [strides[0], strides[1]] }
-    }
-
-    fn at(&self, task: usize) -> Matrix {
-        let (sample, head) = ((task / self.heads) as isize, (task % self.heads) as isize);
-        let offset = sample * self.strides[0] + head * self.strides[1];
-        Matrix { start: self.first.start.wrapping_offset(offset), ..self.first }
-    }
-}
 
 /// A new tensor `[B, heads, N, d]` that lies as `[B, N, heads, d]`, so that joining the heads is free.
 fn by_token([batch, heads, tokens, width]: [usize; 4]) -> FlexTensor {
@@ -116,25 +28,29 @@ fn by_token([batch, heads, tokens, width]: [usize; 4]) -> FlexTensor {
     tensor(numbers, Shape::new([batch, tokens, heads, width])).permute(&[0, 2, 1, 3])
 }
 
-/// Softmax over each row.
-fn softmax(scores: &mut [f32], width: usize) {
+/// Softmax over the run of each row; 0 outside.
+fn softmax(scores: &mut [f32], width: usize, run: impl Fn(usize) -> [usize; 2]) {
     wide(|| {
-        for row in scores.chunks_exact_mut(width) {
+        for (number, row) in scores.chunks_exact_mut(width).enumerate() {
+            let [first, end] = run(number);
+            row[..first].fill(0.0);
+            row[end..].fill(0.0);
+            let row = &mut row[first..end];
             let most = greatest(row);
             row.iter_mut().for_each(|x| *x = exp(*x - most));
-            let share = 1.0 / sum(width, |i| row[i]);
+            let share = 1.0 / sum(row.len(), |i| row[i]);
             row.iter_mut().for_each(|x| *x *= share);
         }
     });
 }
 
-/// Turns gradients of softmaxes into those of their scores, times `scale`; `p` are the softmaxes.
-fn softmax_backward(p: &[f32], d: &mut [f32], width: usize, scale: f32) {
+/// Turns gradients of softmaxes into those of their scores; `p` are the softmaxes.
+fn softmax_backward(p: &[f32], d: &mut [f32], width: usize) {
     wide(|| {
         for (p, d) in p.chunks_exact(width).zip(d.chunks_exact_mut(width)) {
             let d = &mut d[..width];
             let level = sum(width, |i| p[i] * d[i]);
-            d.iter_mut().zip(p).for_each(|(d, p)| *d = p * (*d - level) * scale);
+            d.iter_mut().zip(p).for_each(|(d, p)| *d = p * (*d - level));
         }
     });
 }
@@ -144,96 +60,226 @@ fn scale_of(width: usize) -> f32 {
 }
 
 /// The same in f32, where that is not what arrives.
-fn in_f32<B: AttentionOps>(parts: [FloatTensor<B>; 3]) -> FloatTensor<B> {
+fn in_f32<B: AttentionOps>(
+    parts: [FloatTensor<B>; 3],
+    bias: Option<FloatTensor<B>>,
+    spans: Option<Spans>,
+) -> FloatTensor<B> {
     let dtype = parts[0].dtype();
-    let [q, k, v] = parts.map(|part| B::float_cast(part, FloatDType::F32));
-    B::float_cast(B::attend(q, k, v), dtype.into())
+    let wide = |part| B::float_cast(part, FloatDType::F32);
+    let [q, k, v] = parts.map(wide);
+    let out = match bias.map(wide) {
+        Some(bias) => B::attend_biased(q, k, v, bias, spans),
+        None => B::attend(q, k, v, spans),
+    };
+    B::float_cast(out, dtype.into())
 }
 
-impl AttentionOps for Flex {
-    fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor) -> FlexTensor {
-        if q.dtype() != DType::F32 {
-            return in_f32::<Self>([q, k, v]);
+/// What attention is computed from.
+#[derive(Debug, Clone)]
+struct Given {
+    q: FlexTensor,
+    k: FlexTensor,
+    v: FlexTensor,
+    bias: Option<FlexTensor>,
+    spans: Option<Spans>,
+}
+
+/// Places of the tensors of a [`Given`], and its extents.
+struct Parts {
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    bias: Option<Heads>,
+    spans: Option<Spans>,
+    /// Queries, keys, channels of a head.
+    dims: [usize; 3],
+    /// Heads of the queries.
+    heads: usize,
+    /// Heads of the queries that share one of the keys.
+    group: usize,
+}
+
+/// A tile of queries, and the run of keys that they see.
+#[derive(Clone, Copy)]
+struct Tile {
+    /// Sample and head of the queries.
+    task: usize,
+    start: usize,
+    keys: [usize; 2],
+}
+
+impl Parts {
+    fn of(given: &Given) -> Self {
+        let [_, heads, queries, width] = given.q.shape().dims();
+        let [_, kv_heads, keys, _] = given.k.shape().dims();
+        Self {
+            q: Heads::of(&given.q),
+            k: Heads::of(&given.k),
+            v: Heads::of(&given.v),
+            bias: given.bias.as_ref().map(Heads::of),
+            spans: given.spans.clone(),
+            dims: [queries, keys, width],
+            heads,
+            group: heads / kv_heads,
         }
-        let [batch, heads, queries, width] = q.shape().dims();
-        let (keys, v_width) = (k.shape()[2], v.shape()[3]);
-        let out = by_token([batch, heads, queries, v_width]);
-        if out.shape().num_elements() * keys == 0 {
-            return out;
-        }
-        let (q, k, v, to) = (&Heads::of(&q), &Heads::of(&k), &Heads::of(&v), &Heads::of(&out));
-        let scratch = || vec![0.0; queries.min(TILE) * keys];
-        (0..batch * heads).into_par_iter().for_each_init(scratch, |buffer, task| {
-            for start in (0..queries).step_by(TILE) {
-                let (q, to) = (q.at(task).tile(start, TILE), to.at(task).tile(start, TILE));
-                let scores = Matrix::of(buffer, q.rows, keys);
-                // SAFETY: the tensors live until the end of the call; the buffer is this thread's, and no other
-                // task writes to this head of the output, of which there is no other handle.
-                unsafe { scores.product(false, scale_of(width), q, k.at(task).transposed()) };
-                softmax(&mut buffer[..q.rows * keys], keys);
-                let scores = Matrix::of(buffer, q.rows, keys);
-                // SAFETY: as above.
-                unsafe { to.product(false, 1.0, scores, v.at(task)) };
+    }
+
+    fn tiles(&self, task: usize) -> impl Iterator<Item = Tile> {
+        let [queries, keys, _] = self.dims;
+        (0..queries).step_by(TILE).map(move |start| {
+            let rows = start..queries.min(start + TILE);
+            let hull = |spans: &Spans| spans.hull(task / self.heads, rows);
+            Tile { task, start, keys: self.spans.as_ref().map_or([0, keys], hull) }
+        })
+    }
+
+    /// Sample and head of the keys that serve a head of the queries.
+    fn shared(&self, task: usize) -> usize {
+        task / self.group
+    }
+
+    /// Softmaxes of a tile, `[rows, keys of the tile]`.
+    fn softmaxes(&self, tile: Tile, buffer: &mut [f32]) {
+        let Tile { task, start, keys: [first, end] } = tile;
+        let (q, width) = (self.q.at(task).tile(start, TILE), end - first);
+        let k = self.k.at(self.shared(task)).tile(first, width);
+        let scores = Matrix::of(buffer, q.rows, width);
+        // SAFETY: the tensors live until the end of the call, and the buffer is this thread's.
+        unsafe { scores.product(false, scale_of(self.dims[2]), q, k.transposed()) };
+        let buffer = &mut buffer[..q.rows * width];
+        if let Some(bias) = &self.bias {
+            let bias = bias.at(task).tile(start, TILE);
+            for (row, scores) in buffer.chunks_exact_mut(width).enumerate() {
+                // SAFETY: the bias has a number for every query and key.
+                let at = |key| unsafe { bias.get(row, first + key) };
+                scores.iter_mut().enumerate().for_each(|(key, score)| *score += at(key));
             }
-        });
-        out
+        }
+        match &self.spans {
+            None => softmax(buffer, width, |_| [0, width]),
+            Some(spans) => softmax(buffer, width, |row| {
+                spans.of(task / self.heads, start + row).map(|key| key - first)
+            }),
+        }
     }
 }
 
-/// Gradients of q, k and v from the gradient of the output.
-fn backward([q, k, v]: [FlexTensor; 3], d_out: FlexTensor) -> [FlexTensor; 3] {
-    let [batch, heads, queries, width] = q.shape().dims();
-    let keys = k.shape()[2];
-    let outs = [&q, &k, &v].map(|x| by_token(x.shape().dims()));
-    if q.shape().num_elements() * keys == 0 {
-        return outs;
+fn forward(given: &Given) -> FlexTensor {
+    let [batch, heads, queries, _] = given.q.shape().dims();
+    let out = by_token([batch, heads, queries, given.v.shape()[3]]);
+    let parts = &Parts::of(given);
+    let keys = parts.dims[1];
+    if out.shape().num_elements() * keys == 0 {
+        return out;
     }
-    let [q, k, v, d_out] = [&q, &k, &v, &d_out].map(Heads::of);
+    let to = &Heads::of(&out);
+    let scratch = || vec![0.0; queries.min(TILE) * keys];
+    (0..batch * heads).into_par_iter().for_each_init(scratch, |buffer, task| {
+        for tile in parts.tiles(task) {
+            parts.softmaxes(tile, buffer);
+            let [first, end] = tile.keys;
+            let to = to.at(task).tile(tile.start, TILE);
+            let v = parts.v.at(parts.shared(task)).tile(first, end - first);
+            let p = Matrix::of(buffer, to.rows, end - first);
+            // SAFETY: as above; no other task writes to this head of the output, of which there is
+            // no other handle.
+            unsafe { to.product(false, 1.0, p, v) };
+        }
+    });
+    out
+}
+
+/// Gradients of q, k, v and the bias from the gradient of the output.
+fn backward(given: &Given, d_out: &FlexTensor) -> ([FlexTensor; 3], Option<FlexTensor>) {
+    let outs = [&given.q, &given.k, &given.v].map(|x| by_token(x.shape().dims()));
+    let [batch, kv_heads, keys, _] = given.k.shape().dims();
+    let parts = &Parts::of(given);
+    let ([queries, ..], group) = (parts.dims, parts.group);
+    let d_bias = given
+        .bias
+        .as_ref()
+        .map(|bias| tensor(vec![0.0; bias.shape().num_elements()], bias.shape()));
+    if given.q.shape().num_elements() * keys == 0 {
+        return (outs, d_bias);
+    }
     let [d_q, d_k, d_v] = outs.each_ref().map(Heads::of);
-    let all = (&q, &k, &v, &d_out, &d_q, &d_k, &d_v);
+    let to_bias = d_bias.as_ref().map(Heads::of);
+    let all = &(Heads::of(d_out), d_q, d_k, d_v, to_bias);
     let rows = queries.min(TILE);
     let scratch = || (vec![0.0; rows * keys], vec![0.0; rows * keys]);
-    (0..batch * heads).into_par_iter().for_each_init(scratch, |(p, d), task| {
-        let (q, k, v, d_out, d_q, d_k, d_v) = all;
-        let [k, v, d_k, d_v] = [k, v, d_k, d_v].map(|heads| heads.at(task));
-        for start in (0..queries).step_by(TILE) {
-            let [q, d_out, d_q] = [q, d_out, d_q].map(|heads| heads.at(task).tile(start, TILE));
-            let (scale, more, len) = (scale_of(width), start > 0, q.rows * keys);
-            let (to_p, to_d) = (Matrix::of(p, q.rows, keys), Matrix::of(d, q.rows, keys));
+    // A task owns a head of the keys and the heads of the queries that share it.
+    (0..batch * kv_heads).into_par_iter().for_each_init(scratch, |(p, d), shared| {
+        let (d_out, d_q, d_k, d_v, d_bias) = all;
+        for tile in (shared * group..(shared + 1) * group).flat_map(|task| parts.tiles(task)) {
+            let Tile { task, start, keys: [first, end] } = tile;
+            let width = end - first;
+            parts.softmaxes(tile, p);
+            let [q, d_out, d_q] = [&parts.q, d_out, d_q].map(|x| x.at(task).tile(start, TILE));
+            let [k, v, d_k, d_v] =
+                [&parts.k, &parts.v, d_k, d_v].map(|x| x.at(shared).tile(first, width));
+            let (to_p, to_d) = (Matrix::of(p, q.rows, width), Matrix::of(d, q.rows, width));
             // SAFETY: as in the forward pass.
+            unsafe { to_d.product(false, 1.0, d_out, v.transposed()) };
+            let len = q.rows * width;
+            softmax_backward(&p[..len], &mut d[..len], width);
+            let scale = scale_of(parts.dims[2]);
+            // SAFETY: as in the forward pass; the gradients begin as zeros.
             unsafe {
-                to_p.product(false, scale, q, k.transposed());
-                to_d.product(false, 1.0, d_out, v.transposed());
+                d_v.product(true, 1.0, to_p.transposed(), d_out);
+                d_q.product(false, scale, to_d, k);
+                d_k.product(true, scale, to_d.transposed(), q);
             }
-            softmax(&mut p[..len], keys);
-            softmax_backward(&p[..len], &mut d[..len], keys, scale);
-            let (p, d) = (Matrix::of(p, q.rows, keys), Matrix::of(d, q.rows, keys));
-            // SAFETY: as in the forward pass.
-            unsafe {
-                d_v.product(more, 1.0, p.transposed(), d_out);
-                d_q.product(false, 1.0, d, k);
-                d_k.product(more, 1.0, d.transposed(), q);
+            let Some(to) = d_bias else { continue };
+            let to = to.at(task).tile(start, TILE);
+            for (row, d) in d[..len].chunks_exact(width).enumerate() {
+                for (key, d) in d.iter().enumerate() {
+                    // SAFETY: as above.
+                    unsafe { to.set(row, first + key, *d) };
+                }
             }
         }
     });
-    outs
+    (outs, d_bias)
+}
+
+impl AttentionOps for Flex {
+    fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor, spans: Option<Spans>) -> FlexTensor {
+        if q.dtype() != DType::F32 {
+            return in_f32::<Self>([q, k, v], None, spans);
+        }
+        forward(&Given { q, k, v, bias: None, spans })
+    }
+
+    fn attend_biased(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        bias: FlexTensor,
+        spans: Option<Spans>,
+    ) -> FlexTensor {
+        if q.dtype() != DType::F32 {
+            return in_f32::<Self>([q, k, v], Some(bias), spans);
+        }
+        forward(&Given { q, k, v, bias: Some(bias), spans })
+    }
 }
 
 #[derive(Debug)]
 struct Attended;
 
-impl Backward<Flex, 3> for Attended {
-    type State = [FlexTensor; 3];
+impl<const N: usize> Backward<Flex, N> for Attended {
+    type State = Given;
 
     fn backward(
         self,
-        ops: Ops<Self::State, 3>,
+        ops: Ops<Self::State, N>,
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
         let d_out = grads.consume::<Flex>(&ops.node);
-        let gradients = backward(ops.state, d_out);
-        for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
+        let (gradients, d_bias) = backward(&ops.state, &d_out);
+        for (parent, gradient) in ops.parents.into_iter().zip(gradients.into_iter().chain(d_bias)) {
             if let Some(parent) = parent {
                 grads.register::<Flex>(parent.id, gradient);
             }
@@ -246,15 +292,38 @@ impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        spans: Option<Spans>,
     ) -> FloatTensor<Self> {
         if q.dtype() != DType::F32 {
-            return in_f32::<Self>([q, k, v]);
+            return in_f32::<Self>([q, k, v], None, spans);
         }
         let ((q, q_node), (k, k_node), (v, v_node)) =
             (q.into_parts(), k.into_parts(), v.into_parts());
-        let out = Flex::attend(q.clone(), k.clone(), v.clone());
+        let given = Given { q, k, v, bias: None, spans };
+        let out = forward(&given);
         match Attended.prepare::<C>([q_node, k_node, v_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish([q, k, v], out),
+            OpsKind::Tracked(prep) => prep.finish(given, out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
+    fn attend_biased(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        spans: Option<Spans>,
+    ) -> FloatTensor<Self> {
+        if q.dtype() != DType::F32 {
+            return in_f32::<Self>([q, k, v], Some(bias), spans);
+        }
+        let ((q, q_node), (k, k_node)) = (q.into_parts(), k.into_parts());
+        let ((v, v_node), (bias, bias_node)) = (v.into_parts(), bias.into_parts());
+        let given = Given { q, k, v, bias: Some(bias), spans };
+        let out = forward(&given);
+        let nodes = [q_node, k_node, v_node, bias_node];
+        match Attended.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(given, out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }

@@ -1,15 +1,26 @@
-//! The pre-norm transformer block that all encoders share.
+//! The transformer block that all networks share.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use super::attention::{Attention, AttentionConfig, QkvBias};
-use super::drop_path::{self, drop_path};
-use super::mlp::{Gelu, Mlp};
-use super::norm::{LayerScale, Norm};
+use super::attention::{Attention, AttentionConfig, AttentionMask, Biases, Cache, Look};
+use super::drop_path::{self, drop_path, dropout};
+use super::mlp::{Activation, Mlp};
+use super::norm::{LayerScale, Norm, NormKind};
+use super::rope::Rope;
 use crate::init::Init;
 use crate::kind::Call;
 use crate::rng::Key;
+
+/// Where the norms of a block stand.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Norms {
+    /// At the start of a branch: `x + f(norm(x))`.
+    Before,
+    /// After the sum: `norm(a x + f(x))`, with a factor a of the residual stream: 1 in BERT, more in
+    /// DeepNorm (Wang et al. 2022, arXiv 2203.00555).
+    After(f64),
+}
 
 /// What a stack of blocks looks like.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,70 +32,311 @@ pub struct BlocksConfig {
     /// Hidden width of the MLP.
     pub hidden: usize,
     /// Activation of the MLP.
-    pub gelu: Gelu,
-    /// RMSNorm (ε 1e-6) when true, else LayerNorm (ε 1e-6).
-    pub rms: bool,
+    pub activation: Activation,
+    /// Whether the MLP is a gated unit without biases.
+    pub gated: bool,
+    /// Norms of the branches.
+    pub norm: NormKind,
+    /// Where they stand.
+    pub norms: Norms,
     /// Start of the layer scale; no layer scale when 0.
     pub layer_scale: f64,
     /// Drop path rate of the last block.
     pub drop_path: f64,
+    /// Dropout at the end of each branch.
+    pub dropout: f64,
+    /// Cross-attention to a memory in every so many blocks, from the first on; none when 0.
+    pub cross_every: usize,
+    /// Channels of the memory.
+    pub memory: usize,
+    /// Whether the first tokens have an MLP of their own (Q-Former).
+    pub two_mlps: bool,
 }
 
-/// `u = x + ls1(attn(norm1(x)))`, `y = u + ls2(mlp(norm2(u)))`, each branch under drop path.
+impl BlocksConfig {
+    /// Pre-norm blocks with LayerNorm of ε 1e-6, exact GELU and all biases.
+    pub fn vit(width: usize, depth: usize, heads: usize, hidden: usize) -> Self {
+        Self {
+            depth,
+            attention: AttentionConfig::new(width, heads),
+            hidden,
+            activation: Activation::Gelu,
+            gated: false,
+            norm: NormKind::Layer(1e-6),
+            norms: Norms::Before,
+            layer_scale: 0.0,
+            drop_path: 0.0,
+            dropout: 0.0,
+            cross_every: 0,
+            memory: 0,
+            two_mlps: false,
+        }
+    }
+
+    /// Blocks of VideoMAE: no bias of the keys.
+    pub fn videomae(width: usize, depth: usize, heads: usize, hidden: usize) -> Self {
+        let mut config = Self::vit(width, depth, heads, hidden);
+        config.attention.biases = Biases::WITHOUT_KEYS;
+        config
+    }
+
+    /// Blocks of InternVideo2: RMSNorm, norms on q and k, no biases of queries, keys and values.
+    pub fn internvideo2(width: usize, depth: usize, heads: usize, hidden: usize) -> Self {
+        let mut config = Self::vit(width, depth, heads, hidden);
+        config.attention.biases = Biases::OUTPUT;
+        config.attention.qk_norm = Some(1e-6);
+        config.activation = Activation::GeluTanh;
+        config.norm = NormKind::Rms(1e-6);
+        config.layer_scale = 1e-5;
+        config
+    }
+
+    /// Blocks of BERT: LayerNorm of ε 1e-12 after the sums.
+    pub fn bert(width: usize, depth: usize, heads: usize, hidden: usize) -> Self {
+        Self {
+            norm: NormKind::Layer(1e-12),
+            norms: Norms::After(1.0),
+            ..Self::vit(width, depth, heads, hidden)
+        }
+    }
+}
+
+/// Other tokens that a block attends to.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    /// `[B, M, E]`.
+    pub tokens: Tensor<3>,
+    /// Who sees whom.
+    pub mask: AttentionMask,
+}
+
+/// What a block is given beside its tokens.
+#[derive(Debug, Clone, Default)]
+pub struct Context {
+    /// Which tokens a token sees.
+    pub mask: AttentionMask,
+    /// Rotary positions.
+    pub rope: Option<Rope>,
+    /// For cross-attention.
+    pub memory: Option<Memory>,
+    /// Number of first tokens that attend to the memory and go through the MLP of their own, in blocks
+    /// that have one.
+    pub first: usize,
+    /// Draws of dropout and drop path; nothing is dropped when absent.
+    pub key: Option<Key>,
+}
+
+impl Context {
+    /// With the draws of a training pass, and none of another.
+    pub fn training(call: &Call) -> Self {
+        Self { key: call.training.then(|| call.key.clone()), ..Self::default() }
+    }
+}
+
+/// Keys and values that a block keeps while a text is generated.
+#[derive(Debug, Clone, Default)]
+pub struct BlockCache {
+    /// Of earlier tokens.
+    pub tokens: Cache,
+}
+
+/// Cross-attention with its norm.
+#[derive(Module, Debug)]
+pub struct Cross {
+    /// Before the attention, or after the sum.
+    pub norm: Norm,
+    /// From tokens to the memory.
+    pub attn: Attention,
+}
+
+/// An MLP with its norm, for the first tokens.
+#[derive(Module, Debug)]
+pub struct Second {
+    /// Before the MLP, or after the sum.
+    pub norm: Norm,
+    /// The MLP.
+    pub mlp: Mlp,
+}
+
+/// Attention, cross-attention where there is any, MLP: each a branch of the residual stream.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// Before attention.
-    pub norm1: Norm,
+    /// Of the attention; the first block of ModernBERT has none.
+    pub norm1: Option<Norm>,
     /// Attention.
     pub attn: Attention,
     /// Layer scale of the attention branch.
     pub ls1: Option<LayerScale>,
-    /// Before the MLP.
+    /// Attention to a memory.
+    pub cross: Option<Cross>,
+    /// Of the MLP.
     pub norm2: Norm,
     /// MLP.
     pub mlp: Mlp,
     /// Layer scale of the MLP branch.
     pub ls2: Option<LayerScale>,
+    /// MLP of the first tokens.
+    pub second: Option<Second>,
+    #[module(skip)]
+    norms: Norms,
     rate: f64,
+    dropout: f64,
 }
 
 impl Block {
     fn new(config: &BlocksConfig, number: usize, rate: f64, init: &Init) -> Self {
         let width = config.attention.width;
         let shrink = (2.0 * (number + 1) as f64).sqrt();
-        let norm = || {
-            if config.rms { Norm::rms(width, 1e-6, init) } else { Norm::layer(width, 1e-6, init) }
-        };
+        let norm = || Norm::new(config.norm, width, init);
         let scale = || {
             let on = config.layer_scale > 0.0;
             on.then(|| LayerScale::new(width, config.layer_scale, init))
         };
+        let mlp = || {
+            let make = if config.gated { Mlp::gated } else { Mlp::new };
+            make([width, config.hidden, width], config.activation, shrink, init)
+        };
+        let crosses = config.cross_every > 0 && number.is_multiple_of(config.cross_every);
+        let to_memory = AttentionConfig { memory: config.memory, ..config.attention };
+        let cross = || Cross { norm: norm(), attn: Attention::new(&to_memory, 1.0, init) };
         Self {
-            norm1: norm(),
+            norm1: Some(norm()),
             attn: Attention::new(&config.attention, shrink, init),
             ls1: scale(),
+            cross: crosses.then(cross),
             norm2: norm(),
-            mlp: Mlp::new([width, config.hidden, width], config.gelu, shrink, init),
+            mlp: mlp(),
             ls2: scale(),
+            second: config.two_mlps.then(|| Second { norm: norm(), mlp: mlp() }),
+            norms: config.norms,
             rate,
+            dropout: config.dropout,
         }
     }
 
-    /// `[B, N, D]`; returns the residual stream after the block. Branches drop only with a key.
-    pub fn forward(&self, x: Tensor<3>, key: Option<&Key>) -> Tensor<3> {
-        let branch = self.attn.forward(self.norm1.forward(x.clone()));
-        let x = x + self.end(branch, &self.ls1, key.map(|key| key.with("attn")));
-        let branch = self.mlp.forward(self.norm2.forward(x.clone()));
-        x + self.end(branch, &self.ls2, key.map(|key| key.with("mlp")))
+    /// `[B, N, D]`; returns the residual stream after the block.
+    pub fn forward(&self, x: Tensor<3>, context: &Context) -> Tensor<3> {
+        self.step(x, context, None)
     }
 
-    fn end(&self, branch: Tensor<3>, scale: &Option<LayerScale>, key: Option<Key>) -> Tensor<3> {
+    /// The same behind the tokens of a cache.
+    pub fn step(
+        &self,
+        x: Tensor<3>,
+        context: &Context,
+        cache: Option<&mut BlockCache>,
+    ) -> Tensor<3> {
+        let key = context.key.as_ref().map(|key| key.with("attn"));
+        let look = Look { cache: cache.map(|cache| &mut cache.tokens), ..look(context, &key) };
+        let scale = self.ls1.as_ref();
+        let x = self.branch(x, self.norm1.as_ref(), scale, &key, |x| self.attn.forward(x, look));
+        let x = match (&self.cross, &context.memory) {
+            (Some(cross), Some(memory)) => self.to_memory(x, cross, memory, context),
+            _ => x,
+        };
+        let key = context.key.as_ref().map(|key| key.with("mlp"));
+        let feed = |x: Tensor<3>, norm: &Norm, mlp: &Mlp| {
+            let of = |x| mlp.draw(x, key.as_ref());
+            self.branch(x, Some(norm), self.ls2.as_ref(), &key, of)
+        };
+        match &self.second {
+            None => feed(x, &self.norm2, &self.mlp),
+            Some(second) => self.parts(
+                x,
+                context.first,
+                |first| feed(first, &second.norm, &second.mlp),
+                |rest| feed(rest, &self.norm2, &self.mlp),
+            ),
+        }
+    }
+
+    /// The attention map `[B, heads, N, N]` of tokens `[B, N, D]` that enter the block.
+    pub fn map(&self, x: Tensor<3>, context: &Context) -> Tensor<4> {
+        let x = self.entering(x, self.norm1.as_ref());
+        self.attn.map_of(x.clone(), x, &look(context, &None))
+    }
+
+    /// The cross-attention map `[B, heads, N, M]` of tokens `[B, N, D]` that enter the block.
+    pub fn cross_map(&self, x: Tensor<3>, context: &Context) -> Option<Tensor<4>> {
+        let (cross, memory) = (self.cross.as_ref()?, context.memory.as_ref()?);
+        let attend = |x| self.attn.forward(x, look(context, &None));
+        let x = self.branch(x, self.norm1.as_ref(), self.ls1.as_ref(), &None, attend);
+        let asking = if self.second.is_some() { context.first } else { x.dims()[1] };
+        let x = self.entering(x.slice_dim(1, 0..asking), Some(&cross.norm));
+        let look = Look { mask: Some(&memory.mask), ..Look::default() };
+        Some(cross.attn.map_of(x, memory.tokens.clone(), &look))
+    }
+
+    fn to_memory(
+        &self,
+        x: Tensor<3>,
+        cross: &Cross,
+        memory: &Memory,
+        context: &Context,
+    ) -> Tensor<3> {
+        let key = context.key.as_ref().map(|key| key.with("cross"));
+        let ask = |x| {
+            let look = Look { mask: Some(&memory.mask), key: key.as_ref(), ..Look::default() };
+            cross.attn.ask(x, memory.tokens.clone(), memory.tokens.clone(), look)
+        };
+        let branch = |x| self.branch(x, Some(&cross.norm), None, &key, ask);
+        // Where the first tokens have an MLP of their own, they alone ask.
+        let asking = if self.second.is_some() { context.first } else { x.dims()[1] };
+        self.parts(x, asking, branch, |rest| rest)
+    }
+
+    /// The first `count` tokens through one function, the rest through another.
+    fn parts(
+        &self,
+        x: Tensor<3>,
+        count: usize,
+        first: impl FnOnce(Tensor<3>) -> Tensor<3>,
+        rest: impl FnOnce(Tensor<3>) -> Tensor<3>,
+    ) -> Tensor<3> {
+        let all = x.dims()[1];
+        match count {
+            0 => rest(x),
+            count if count >= all => first(x),
+            _ => {
+                let parts = (x.clone().slice_dim(1, 0..count), x.slice_dim(1, count..all));
+                Tensor::cat(vec![first(parts.0), rest(parts.1)], 1)
+            }
+        }
+    }
+
+    fn entering(&self, x: Tensor<3>, norm: Option<&Norm>) -> Tensor<3> {
+        match norm {
+            Some(norm) if self.norms == Norms::Before => norm.forward(x),
+            _ => x,
+        }
+    }
+
+    fn branch(
+        &self,
+        x: Tensor<3>,
+        norm: Option<&Norm>,
+        scale: Option<&LayerScale>,
+        key: &Option<Key>,
+        of: impl FnOnce(Tensor<3>) -> Tensor<3>,
+    ) -> Tensor<3> {
+        let branch = of(self.entering(x.clone(), norm));
         let branch = match scale {
             Some(scale) => scale.forward(branch),
             None => branch,
         };
-        drop_path(branch, self.rate, key.as_ref())
+        let branch = dropout(branch, self.dropout, key.as_ref());
+        let branch = drop_path(branch, self.rate, key.as_ref());
+        match (self.norms, norm) {
+            (Norms::After(factor), Some(norm)) if factor == 1.0 => norm.forward(x + branch),
+            (Norms::After(factor), Some(norm)) => norm.forward(x.mul_scalar(factor) + branch),
+            _ => x + branch,
+        }
     }
+}
+
+fn look<'a>(context: &'a Context, key: &'a Option<Key>) -> Look<'a> {
+    let (rope, mask) = (context.rope.as_ref(), Some(&context.mask));
+    Look { rope, mask, key: key.as_ref(), cache: None }
 }
 
 /// Blocks with drop path rates that rise in a line.
@@ -99,16 +351,17 @@ pub fn run(
     blocks: &[Block],
     x: Tensor<3>,
     taps: &[usize],
+    context: &Context,
     call: &Call,
 ) -> (Vec<Tensor<3>>, Tensor<3>) {
-    let key = call.training.then_some(&call.key);
     let mut tapped = Vec::with_capacity(taps.len());
     let mut x = x;
     for (number, block) in blocks.iter().enumerate() {
-        let key = key.map(|key| key.with_number(number as u64));
+        let key = context.key.as_ref().map(|key| key.with_number(number as u64));
+        let context = Context { key, ..context.clone() };
         x = match &call.segments {
-            Some(segments) => segments.run(block, x, key.as_ref()),
-            None => block.forward(x, key.as_ref()),
+            Some(segments) => segments.run(block, x, context),
+            None => block.forward(x, &context),
         };
         if taps.contains(&number) {
             tapped.push(x.clone());
@@ -121,41 +374,6 @@ pub fn run(
 pub fn taps(depth: usize, count: usize, interval: f64) -> Vec<usize> {
     let back = |i: usize| (i as f64 * interval).floor() as usize;
     (0..count).rev().filter_map(|i| (depth - 1).checked_sub(back(i))).collect()
-}
-
-impl BlocksConfig {
-    /// Blocks of VideoMAE: LayerNorm, biases of queries and values, exact GELU.
-    pub fn videomae(width: usize, depth: usize, heads: usize, hidden: usize) -> Self {
-        let attention = AttentionConfig {
-            width,
-            heads,
-            bias: QkvBias::QueryValue,
-            qk_norm: false,
-            cosine: false,
-            across_heads: false,
-        };
-        Self {
-            depth,
-            attention,
-            hidden,
-            gelu: Gelu::Exact,
-            rms: false,
-            layer_scale: 0.0,
-            drop_path: 0.0,
-        }
-    }
-
-    /// Blocks of InternVideo2: RMSNorm, norms on q and k, no biases in the fused projection.
-    pub fn internvideo2(width: usize, depth: usize, heads: usize, hidden: usize) -> Self {
-        let base = Self::videomae(width, depth, heads, hidden);
-        Self {
-            attention: AttentionConfig { bias: QkvBias::None, qk_norm: true, ..base.attention },
-            gelu: Gelu::Tanh,
-            rms: true,
-            layer_scale: 1e-5,
-            ..base
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,60 +1,92 @@
-//! Two linear layers with a GELU between them.
+//! Two linear layers with an activation between them.
 
 use burn::module::Module;
-use burn::nn::Linear;
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, activation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::gelu_ops;
+use super::linear::Linear;
 use crate::init::Init;
+use crate::rng::Key;
 
-/// Which GELU.
+/// What happens to the numbers between two linear layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Gelu {
-    /// With the error function.
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// GELU with the error function.
     #[default]
-    Exact,
-    /// The tanh approximation that fused kernels compute.
-    Tanh,
+    Gelu,
+    /// GELU in the tanh approximation that fused kernels compute.
+    #[serde(alias = "gelu_pytorch_tanh", alias = "gelu_new")]
+    GeluTanh,
+    /// `x sigmoid(1.702 x)` (CLIP).
+    QuickGelu,
+    /// `x sigmoid(x)`.
+    Silu,
 }
 
-impl Gelu {
+impl Activation {
     /// Element-wise.
     pub fn apply<const R: usize>(self, x: Tensor<R>) -> Tensor<R> {
-        gelu_ops::gelu(x, self == Self::Tanh)
+        match self {
+            Self::Gelu => gelu_ops::gelu(x, false),
+            Self::GeluTanh => gelu_ops::gelu(x, true),
+            Self::QuickGelu => x.clone() * activation::sigmoid(x.mul_scalar(1.702)),
+            Self::Silu => activation::silu(x),
+        }
     }
 }
 
-/// `fc2(gelu(fc1(x)))`.
+/// `fc2(f(fc1(x)))`, or `fc2(f(fc1(x)) gate(x))` with a gate (Shazeer 2020, arXiv 2002.05202).
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// `[D, hidden]`.
     pub fc1: Linear,
+    /// `[D, hidden]`, in gated units.
+    pub gate: Option<Linear>,
     /// `[hidden, outputs]`.
     pub fc2: Linear,
     #[module(skip)]
-    gelu: Gelu,
+    activation: Activation,
 }
 
 impl Mlp {
     /// From `[inputs, hidden, outputs]`; the second matrix starts divided by `shrink`.
-    pub fn new(sizes: [usize; 3], gelu: Gelu, shrink: f64, init: &Init) -> Self {
+    pub fn new(sizes: [usize; 3], activation: Activation, shrink: f64, init: &Init) -> Self {
         let [inputs, hidden, outputs] = sizes;
         let fc1 = init.linear(inputs, hidden, true, 1.0);
-        Self { fc1, fc2: init.linear(hidden, outputs, true, shrink), gelu }
+        let fc2 = init.linear(hidden, outputs, true, shrink);
+        Self { fc1, gate: None, fc2, activation }
+    }
+
+    /// A gated unit without biases, from `[inputs, hidden, outputs]`.
+    pub fn gated(sizes: [usize; 3], activation: Activation, shrink: f64, init: &Init) -> Self {
+        let [inputs, hidden, outputs] = sizes;
+        let fc1 = init.linear(inputs, hidden, false, 1.0);
+        let gate = Some(init.linear(inputs, hidden, false, 1.0));
+        Self { fc1, gate, fc2: init.linear(hidden, outputs, false, shrink), activation }
     }
 
     /// As [`Mlp::new`], with a second matrix that starts at 0, so that the layer starts as 0.
-    pub fn zero_end(sizes: [usize; 3], gelu: Gelu, init: &Init) -> Self {
-        let mut mlp = Self::new(sizes, gelu, 1.0, init);
+    pub fn zero_end(sizes: [usize; 3], activation: Activation, init: &Init) -> Self {
+        let mut mlp = Self::new(sizes, activation, 1.0, init);
         mlp.fc2.weight = init.constant([sizes[1], sizes[2]], 0.0);
         mlp
     }
 
     /// `[.., inputs]`; returns `[.., outputs]`.
     pub fn forward<const R: usize>(&self, x: Tensor<R>) -> Tensor<R> {
-        self.fc2.forward(self.gelu.apply(self.fc1.forward(x)))
+        self.draw(x, None)
+    }
+
+    /// The same; adapters drop inputs when there is a key.
+    pub fn draw<const R: usize>(&self, x: Tensor<R>, key: Option<&Key>) -> Tensor<R> {
+        let hidden = self.activation.apply(self.fc1.named(x.clone(), "fc1", key));
+        let hidden = match &self.gate {
+            Some(gate) => hidden * gate.named(x, "gate", key),
+            None => hidden,
+        };
+        self.fc2.named(hidden, "fc2", key)
     }
 }

@@ -14,12 +14,17 @@ pub(crate) mod flex;
 mod gelu_ops;
 #[cfg(feature = "flex")]
 pub(crate) mod lanes;
+pub mod linear;
+#[cfg(feature = "flex")]
+pub(crate) mod matrices;
 pub mod mlp;
 pub mod norm;
 mod norm_ops;
 pub mod patch_embed;
 pub mod pool;
 pub mod positions;
+pub mod rope;
 pub mod size;
+pub mod spans;
 pub mod tokens;
 pub mod visible;

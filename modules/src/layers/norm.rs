@@ -9,29 +9,47 @@ use serde::{Deserialize, Serialize};
 use super::norm_ops;
 use crate::init::Init;
 
-/// RMSNorm (weight alone) or LayerNorm (weight and bias).
+/// Which normalisation, and what is added to the variance.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum NormKind {
+    /// RMSNorm: a weight (Zhang and Sennrich 2019).
+    Rms(f64),
+    /// LayerNorm: a weight and a bias (Ba et al. 2016).
+    Layer(f64),
+    /// LayerNorm with a weight and no bias (ModernBERT).
+    LayerWithoutBias(f64),
+}
+
+/// RMSNorm or LayerNorm.
 ///
-/// RMSNorm: `w x / sqrt(mean(x^2) + eps)` (Zhang and Sennrich 2019). LayerNorm takes the mean off
-/// first and adds the bias (Ba et al. 2016).
+/// RMSNorm: `w x / sqrt(mean(x^2) + eps)`. LayerNorm takes the mean off first and adds the bias.
 #[derive(Module, Debug)]
 pub struct Norm {
     /// Factor per channel, `[D]`, starts at 1.
     pub weight: Param<Tensor<1>>,
-    /// Offset per channel, `[D]`, starts at 0; none in RMSNorm.
+    /// Offset per channel, `[D]`, starts at 0.
     pub bias: Option<Param<Tensor<1>>>,
     eps: f64,
+    centred: bool,
 }
 
 impl Norm {
+    /// A norm over `width` channels.
+    pub fn new(kind: NormKind, width: usize, init: &Init) -> Self {
+        let (NormKind::Rms(eps) | NormKind::Layer(eps) | NormKind::LayerWithoutBias(eps)) = kind;
+        let weight = init.constant([width], 1.0);
+        let bias = matches!(kind, NormKind::Layer(_)).then(|| init.constant([width], 0.0));
+        Self { weight, bias, eps, centred: !matches!(kind, NormKind::Rms(_)) }
+    }
+
     /// RMSNorm over `width` channels.
     pub fn rms(width: usize, eps: f64, init: &Init) -> Self {
-        Self { weight: init.constant([width], 1.0), bias: None, eps }
+        Self::new(NormKind::Rms(eps), width, init)
     }
 
     /// LayerNorm over `width` channels.
     pub fn layer(width: usize, eps: f64, init: &Init) -> Self {
-        let weight = init.constant([width], 1.0);
-        Self { weight, bias: Some(init.constant([width], 0.0)), eps }
+        Self::new(NormKind::Layer(eps), width, init)
     }
 
     /// Any shape `[.., D]`; returns the same shape and dtype.
@@ -39,7 +57,12 @@ impl Norm {
         let dtype = x.dtype();
         let x = x.cast(FloatDType::F32);
         let along = |t: &Param<Tensor<1>>| t.val().cast(FloatDType::F32);
-        norm_ops::norm(x, along(&self.weight), self.bias.as_ref().map(along), self.eps).cast(dtype)
+        let weight = along(&self.weight);
+        let bias = match &self.bias {
+            Some(bias) => Some(along(bias)),
+            None => self.centred.then(|| weight.clone().inner().zeros_like()),
+        };
+        norm_ops::norm(x, weight, bias, self.eps).cast(dtype)
     }
 }
 

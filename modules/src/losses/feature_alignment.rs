@@ -14,7 +14,6 @@
 //! Source: Wang et al. 2024, "InternVideo2" (arXiv 2403.15377); recipes §1.5.
 
 use burn::module::{Module, Param};
-use burn::nn::Linear;
 use burn::tensor::{FloatDType, Int, Tensor};
 use schemars::JsonSchema;
 use schemas::dims::Dims;
@@ -26,10 +25,12 @@ use serde::{Deserialize, Serialize};
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
 use crate::layers::block;
-use crate::layers::mlp::{Gelu, Mlp};
+use crate::layers::linear::Linear;
+use crate::layers::mlp::{Activation, Mlp};
 use crate::layers::norm::{Norm, unit};
 use crate::layers::size::side;
 use crate::layers::{positions, tokens};
+use crate::layout::Layout;
 use crate::tensors::Tensors;
 
 /// What is aligned.
@@ -99,7 +100,7 @@ pub struct Head {
 
 impl Head {
     fn new(kind: HeadKind, inputs: usize, outputs: usize, init: &Init) -> Self {
-        let mlp = || Mlp::new([inputs, inputs, outputs], Gelu::Exact, 1.0, init);
+        let mlp = || Mlp::new([inputs, inputs, outputs], Activation::Gelu, 1.0, init);
         Self {
             head: (kind == HeadKind::Linear).then(|| init.linear(inputs, outputs, true, 1.0)),
             mlp: (kind == HeadKind::Mlp).then(mlp),
@@ -308,16 +309,17 @@ impl Kind for Config {
         Ok(Tensors::of("loss", loss).measure("cosine", cosine.inner()))
     }
 
-    fn key(&self, path: &str) -> String {
+    fn layouts(&self) -> Vec<Layout> {
         let group = &self.group;
-        let path = path.replace(".mlp.fc1", ".head.0").replace(".mlp.fc2", ".head.2");
-        match (self.of, path.strip_prefix("heads.")) {
-            (Of::Tokens, Some(rest)) => format!("{group}_decoder.{rest}"),
-            (Of::Pooled, Some(rest)) => {
-                format!("final_{group}_decoder.{}", rest.trim_start_matches("0."))
-            }
-            _ => format!("{group}_{path}"),
-        }
+        let heads = match self.of {
+            Of::Tokens => [("^heads.".to_owned(), format!("{group}_decoder."))],
+            Of::Pooled => [("^heads.0.".to_owned(), format!("final_{group}_decoder."))],
+        };
+        let table = ("^pos_embed".to_owned(), format!("{group}_pos_embed"));
+        let rules = heads.into_iter().chain([table]);
+        let official =
+            Layout::new("official").rules(&[(".mlp.fc1", ".head.0"), (".mlp.fc2", ".head.2")]);
+        vec![rules.fold(official, |layout, (from, to)| layout.rule(&from, &to))]
     }
 }
 

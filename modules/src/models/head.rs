@@ -9,7 +9,6 @@
 //! equal scores. Source: recipes §4.1.
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use schemas::dims::Dims;
@@ -21,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
 use crate::layers::drop_path::dropout;
+use crate::layers::linear::Linear;
 use crate::layers::norm::{FeatureNorm, Norm, standardise};
 use crate::layers::size::{check_classes, check_share, side};
 use crate::rng::Key;

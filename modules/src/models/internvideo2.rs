@@ -15,7 +15,6 @@
 //! Source: Wang et al. 2024, "InternVideo2" (arXiv 2403.15377); recipes §0, §1, §4.
 
 use burn::module::{Module, Param};
-use burn::nn::Linear;
 use burn::tensor::{Int, Tensor};
 use schemars::JsonSchema;
 use schemas::dims::Dims;
@@ -26,9 +25,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
-use crate::layers::block::{self, Block, BlocksConfig};
+use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::drop_path::dropout;
-use crate::layers::mlp::{Gelu, Mlp};
+use crate::layers::linear::Linear;
+use crate::layers::mlp::{Activation, Mlp};
 use crate::layers::norm::Norm;
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::pool::AttentionPool;
@@ -36,6 +36,7 @@ use crate::layers::size::{
     Size, SizeOptions, check_classes, check_named, check_share, check_taps, side,
 };
 use crate::layers::{positions, tokens};
+use crate::layout::Layout;
 use crate::rng::Key;
 use crate::tensors::Tensors;
 
@@ -91,8 +92,8 @@ pub struct Config {
     pub drop_path: f64,
     /// Start of the layer scale; 0 for none.
     pub layer_scale: f64,
-    /// GELU of the blocks; the published weights were trained with `tanh`.
-    pub gelu: Gelu,
+    /// Activation of the blocks; the published weights were trained with `gelu_tanh`.
+    pub activation: Activation,
     /// Position tables.
     pub positions: Positions,
     /// Classes of `logits`; no head when absent.
@@ -113,7 +114,7 @@ impl Default for Config {
             tap_interval: 1.0,
             drop_path: 0.0,
             layer_scale: 1e-5,
-            gelu: Gelu::Tanh,
+            activation: Activation::GeluTanh,
             positions: Positions::Joint,
             classes: None,
             extra_mlp: false,
@@ -295,7 +296,7 @@ impl Kind for Config {
         let size = self.size();
         let init = &init.with_sigma(size.sigma);
         let blocks = BlocksConfig {
-            gelu: self.gelu,
+            activation: self.activation,
             layer_scale: self.layer_scale,
             drop_path: self.drop_path,
             ..BlocksConfig::internvideo2(size.width, size.depth, size.heads, size.hidden)
@@ -303,7 +304,7 @@ impl Kind for Config {
         let [joint, space, time, class] = self.tables(dims, init);
         let extra = || ExtraMlp {
             norm: Norm::layer(size.pooled, 1e-5, init),
-            mlp: Mlp::zero_end([size.pooled, 4 * size.pooled, size.pooled], Gelu::Exact, init),
+            mlp: Mlp::zero_end([size.pooled, 4 * size.pooled, size.pooled], Activation::Gelu, init),
         };
         InternVideo2 {
             patch_embed: PatchEmbed::new(size.width, size.tubelet, size.patch, init),
@@ -330,8 +331,8 @@ impl Kind for Config {
         let x = module.embed(inputs.take("video")?, inputs.take_if("visible")?);
         let taps = block::taps(self.size().depth, self.taps(), self.tap_interval);
         let key = call.training.then_some(&call.key);
-        let (layers, x) = block::run(&module.blocks, x, &taps, call);
-        let (pooled, _) = module.clip_projector.forward(x.clone());
+        let (layers, x) = block::run(&module.blocks, x, &taps, &Context::training(call), call);
+        let pooled = module.clip_projector.forward(x.clone());
         let layers: Tensor<4> = Tensor::stack(layers, 0);
         let mean: Tensor<2> = x.clone().slice_dim(1, 1..).mean_dim(1).squeeze_dim(1);
         let mut outputs = Tensors::of("layers", layers).with("tokens", x).with("mean", mean);
@@ -341,8 +342,9 @@ impl Kind for Config {
         Ok(outputs.with("pooled", pooled))
     }
 
-    fn key(&self, path: &str) -> String {
-        path.replace("extra_mlp.norm", "extra_mlp.0").replace("extra_mlp.mlp", "extra_mlp.1")
+    fn layouts(&self) -> Vec<Layout> {
+        let official = Layout::new("official").fused().own_biases("cross_attn");
+        vec![official.rules(&[("extra_mlp.norm", "extra_mlp.0"), ("extra_mlp.mlp", "extra_mlp.1")])]
     }
 
     fn layers(&self) -> usize {

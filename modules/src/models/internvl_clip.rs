@@ -13,7 +13,6 @@
 //! Source: Chen et al. 2024, "InternVL" (arXiv 2312.14238); recipes §1.3.
 
 use burn::module::{Module, Param};
-use burn::nn::Linear;
 use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use schemas::dims::Dims;
@@ -24,13 +23,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
-use crate::layers::block::{self, Block, BlocksConfig};
-use crate::layers::mlp::Gelu;
+use crate::layers::block::{self, Block, BlocksConfig, Context};
+use crate::layers::linear::Linear;
+use crate::layers::mlp::Activation;
 use crate::layers::norm::{Norm, unit};
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::pool::AttentionPool;
 use crate::layers::positions;
 use crate::layers::size::{Size, SizeOptions, check_classes, check_share, check_taps, side};
+use crate::layout::Layout;
 use crate::tensors::Tensors;
 
 /// The published size, and one for laptops.
@@ -62,8 +63,8 @@ pub struct Config {
     pub drop_path: f64,
     /// Start of the layer scale; 0 for none.
     pub layer_scale: f64,
-    /// GELU of the blocks; the published weights were trained with `tanh`.
-    pub gelu: Gelu,
+    /// Activation of the blocks; the published weights were trained with `gelu_tanh`.
+    pub activation: Activation,
     /// Classes of `logits`; no head when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
@@ -78,7 +79,7 @@ impl Default for Config {
             tap_interval: 1.0,
             drop_path: 0.0,
             layer_scale: 0.1,
-            gelu: Gelu::Tanh,
+            activation: Activation::GeluTanh,
             classes: None,
         }
     }
@@ -183,7 +184,7 @@ impl Kind for Config {
         let size = self.size();
         let init = &init.with_sigma(size.sigma);
         let blocks = BlocksConfig {
-            gelu: self.gelu,
+            activation: self.activation,
             layer_scale: self.layer_scale,
             drop_path: self.drop_path,
             ..BlocksConfig::internvideo2(size.width, size.depth, size.heads, size.hidden)
@@ -213,9 +214,10 @@ impl Kind for Config {
         let video: Tensor<5> = inputs.take("video")?;
         let [batch, _, frames, _, _] = video.dims();
         let taps = block::taps(self.size().depth, self.taps(), self.tap_interval);
-        let (layers, x) = block::run(&module.blocks, module.embed(video), &taps, call);
+        let (layers, x) =
+            block::run(&module.blocks, module.embed(video), &taps, &Context::training(call), call);
         let layers: Vec<_> = layers.into_iter().map(|layer| unit(unfold(layer, frames))).collect();
-        let (pooled, map) = module.clip_projector.forward(x);
+        let (pooled, map) = module.clip_projector.with_map(x);
         let [_, width] = pooled.dims();
         let pooled: Tensor<2> = pooled.reshape([batch, frames, width]).mean_dim(1).squeeze_dim(1);
         let keys = map.dims()[3];
@@ -226,6 +228,10 @@ impl Kind for Config {
         }
         let layers: Tensor<4> = Tensor::stack(layers, 0);
         Ok(outputs.with("layers", layers).with("pooled", unit(pooled)))
+    }
+
+    fn layouts(&self) -> Vec<Layout> {
+        vec![Layout::new("official").fused().own_biases("cross_attn")]
     }
 
     fn layers(&self) -> usize {

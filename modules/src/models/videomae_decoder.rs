@@ -15,7 +15,6 @@
 //! "VideoMAE" (arXiv 2203.12602).
 
 use burn::module::{Module, Param};
-use burn::nn::Linear;
 use burn::tensor::{Int, Tensor};
 use schemars::JsonSchema;
 use schemas::dims::Dims;
@@ -26,11 +25,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
-use crate::layers::block::{self, Block, BlocksConfig};
+use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::fixed_table::FixedTable;
+use crate::layers::linear::Linear;
 use crate::layers::norm::Norm;
 use crate::layers::size::{Size, SizeOptions, check_named, check_no_pool, check_share, side};
 use crate::layers::tokens;
+use crate::layout::Layout;
 use crate::tensors::Tensors;
 
 /// Decoders of the published pre-training runs, and one for laptops.
@@ -98,7 +99,7 @@ impl VideoMaeDecoder {
 
     /// Pixels `[B, M, C]` of the last `count` tokens of `[B, V + M, D]`.
     pub fn paint(&self, x: Tensor<3>, count: usize, call: &Call) -> Tensor<3> {
-        let (_, x) = block::run(&self.blocks, x, &[], call);
+        let (_, x) = block::run(&self.blocks, x, &[], &Context::training(call), call);
         let all = x.dims()[1];
         self.head.forward(self.norm.forward(x.slice_dim(1, all - count..all)))
     }
@@ -177,9 +178,17 @@ impl Kind for Config {
         Ok(Tensors::of("pixels", module.paint(x, count, call)))
     }
 
-    fn key(&self, path: &str) -> String {
-        let outside = ["encoder_to_decoder", "mask_token"].iter().any(|w| path.starts_with(w));
-        if outside { path.to_owned() } else { format!("decoder.{path}") }
+    fn layouts(&self) -> Vec<Layout> {
+        let inside = |layout: Layout| {
+            let names = [
+                ("^blocks", "decoder.blocks"),
+                ("^norm", "decoder.norm"),
+                ("^head", "decoder.head"),
+            ];
+            layout.rules(&names)
+        };
+        let official = inside(Layout::new("official").fused().own_biases("attn"));
+        vec![official, inside(Layout::new("hf").videomae_blocks("decoder.decoder_layers."))]
     }
 
     fn layers(&self) -> usize {
@@ -240,7 +249,8 @@ mod tests {
         let (config, module) = make(json!({ "preset": "g" }), &lattice);
         let all = parameters::list(&module);
         let shape = |key: &str| {
-            let found = all.iter().find(|p| config.key(&p.path) == key);
+            let layout = &config.layouts()[0];
+            let found = all.iter().find(|p| layout.slot(&p.path).key == key);
             found.map(parameters::Parameter::file_shape)
         };
         assert_eq!(shape("encoder_to_decoder.weight"), Some(vec![512, 1408]));

@@ -16,7 +16,6 @@
 //! Source: Wang et al. 2023, "VideoMAE V2" (arXiv 2303.16727); recipes §1.3.
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{Int, Tensor};
 use schemars::JsonSchema;
 use schemas::dims::Dims;
@@ -28,14 +27,16 @@ use serde::{Deserialize, Serialize};
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
 use crate::layers::attention::AttentionConfig;
-use crate::layers::block::{self, Block, BlocksConfig};
+use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::fixed_table::FixedTable;
+use crate::layers::linear::Linear;
 use crate::layers::norm::{Norm, unit};
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::size::{
     Size, SizeOptions, check_classes, check_named, check_no_pool, check_share, check_taps, side,
 };
 use crate::layers::tokens;
+use crate::layout::Layout;
 use crate::tensors::Tensors;
 
 /// Published sizes, and one for laptops.
@@ -82,9 +83,6 @@ pub struct Config {
     /// Classes of `logits`; no head when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
-    /// What the keys of weights files begin with: `encoder.` in pre-training checkpoints.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub key_prefix: String,
 }
 
 impl Default for Config {
@@ -100,7 +98,6 @@ impl Default for Config {
             across_heads: false,
             table_side: None,
             classes: None,
-            key_prefix: String::new(),
         }
     }
 }
@@ -231,7 +228,7 @@ impl Kind for Config {
     ) -> Result<Tensors, NodeError> {
         let x = module.embed(inputs.take("video")?, inputs.take_if("visible")?);
         let taps = block::taps(self.size().depth, self.taps(), self.tap_interval);
-        let (mut layers, x) = block::run(&module.blocks, x, &taps, call);
+        let (mut layers, x) = block::run(&module.blocks, x, &taps, &Context::training(call), call);
         let x = match &module.norm {
             Some(norm) => norm.forward(x),
             None => x,
@@ -248,9 +245,16 @@ impl Kind for Config {
         Ok(outputs.with("pooled", pooled))
     }
 
-    fn key(&self, path: &str) -> String {
-        let path = path.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2");
-        format!("{}{path}", self.key_prefix)
+    fn layouts(&self) -> Vec<Layout> {
+        let scales = [("ls1.gamma", "gamma_1"), ("ls2.gamma", "gamma_2")];
+        let official = Layout::new("official").fused().own_biases("attn").rules(&scales);
+        let hf = Layout::new("hf").videomae_blocks("encoder.layer.").rules(&[
+            ("^encoder", "videomae.encoder"),
+            ("^patch_embed.proj", "videomae.embeddings.patch_embeddings.projection"),
+            ("^norm", "videomae.layernorm"),
+            ("^head", "classifier"),
+        ]);
+        vec![official, hf]
     }
 
     fn layers(&self) -> usize {

@@ -10,7 +10,6 @@
 //! Source: Wang et al. 2024, "InternVideo2" (arXiv 2403.15377), attentive probing; recipes §4.3.
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{Int, Tensor};
 use schemars::JsonSchema;
 use schemas::dims::Dims;
@@ -21,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
+use crate::layers::linear::Linear;
 use crate::layers::norm::Norm;
 use crate::layers::pool::AttentionPool;
 use crate::layers::size::{check_classes, check_share, side};
@@ -59,7 +59,7 @@ pub struct AttentiveProbe {
 impl AttentiveProbe {
     /// `[B, N, D]`; returns `[B, classes]`.
     pub fn forward(&self, tokens: Tensor<3>) -> Tensor<2> {
-        self.head.forward(self.norm.forward(self.pool.forward(tokens).0))
+        self.head.forward(self.norm.forward(self.pool.forward(tokens)))
     }
 }
 

@@ -10,7 +10,6 @@
 //! Measures `accuracy` before the update. Source: recipes §4.3.
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{Int, Tensor};
 use schemars::JsonSchema;
 use schemas::dims::Dims;
@@ -21,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
+use crate::layers::linear::Linear;
 use crate::layers::norm::{FeatureNorm, Norm, standardise};
 use crate::layers::size::{check_classes, check_share, side};
 use crate::losses::cross_entropy::{CrossEntropy, accuracy, check_labels};

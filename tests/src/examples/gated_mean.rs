@@ -8,7 +8,6 @@
 //! The gate `g` is one number per token: `w · x + b`, divided by the temperature.
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{Tensor, activation};
 use schemars::JsonSchema;
 use schemas::dims::Dims;
@@ -19,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
+use crate::layers::linear::Linear;
 use crate::tensors::Tensors;
 
 /// Options.

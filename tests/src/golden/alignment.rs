@@ -89,7 +89,7 @@ pub fn check(folder: &Path) -> Report {
     let lattice = lattice(&fixture, &inputs["video"]);
     let at = Setting { visible: visible(&inputs["mask"]), fixture, inputs, lattice };
     let parts = [at.tokens("clip", "linear"), at.tokens("mae", "mlp"), at.pooled()];
-    let student = at.student("exact");
+    let student = at.student("gelu");
     let mut taken = vec![&student.taken];
     taken.extend(parts.iter().map(|part| &part.taken));
     check_coverage(&mut report, &at.fixture, "model.safetensors", &taken);
@@ -107,7 +107,7 @@ pub fn check(folder: &Path) -> Report {
     let video = video.inner();
     let module = burn::module::Module::valid(&student.module);
     check_inside(&mut report, &module, &video, Some(at.visible()));
-    let (layers, pooled) = at.run(&at.student("tanh"), &video);
+    let (layers, pooled) = at.run(&at.student("gelu_tanh"), &video);
     check_projections(&mut report, "gelu_tanh.", &at, &parts, (&layers, &pooled));
     check_whole(&mut report, &at, &student, &video);
     check_tables(&mut report, &at);
@@ -165,7 +165,7 @@ fn check_whole(report: &mut Report, at: &Setting, student: &Student, video: &Ten
     report.meet("teacher.z", &Array::of(unit(layers.slice_dim(0, all - last..all))));
     report.meet("teacher.x", &Array::of(unit(pooled)));
     let tokens: Tensor<3> = port(&mut outputs, "tokens");
-    let (_, map) = student.module.clip_projector.forward(tokens);
+    let (_, map) = student.module.clip_projector.with_map(tokens);
     let [batch, _, _, keys] = map.dims();
     let map = map.mean_dim(1).reshape([batch, keys]).slice_dim(1, 1..keys);
     report.meet("teacher.attn", &Array::of(map));

@@ -73,7 +73,6 @@ impl Setting {
             "size": self.size("encoder"),
             "layer_scale": self.fixture.number("init_values"),
             "cosine_attention": self.fixture.flag("cos_attn"),
-            "key_prefix": "encoder.",
         });
         Network::load(&self.fixture, WEIGHTS, options, &self.dims(self.decode.shape[1]))
     }

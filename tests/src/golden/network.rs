@@ -6,6 +6,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor};
 use modules::init::Init;
 use modules::kind::{Call, Kind};
+use modules::layout::Slot;
+use modules::parameters::Parameter;
 use modules::rng::Key;
 use modules::tensors::{AnyTensor, Tensors};
 use modules::{parameters, weights};
@@ -31,6 +33,7 @@ pub struct Network<K: Kind> {
     pub module: K::Module,
     /// Keys of the file that a parameter took.
     pub taken: BTreeSet<String>,
+    slots: BTreeMap<String, Slot>,
 }
 
 impl<K: Kind + std::fmt::Debug> Network<K> {
@@ -42,13 +45,11 @@ impl<K: Kind + std::fmt::Debug> Network<K> {
         let module = kind.init(dims, &Init::new(0, "golden", &autodiff()));
         let bytes = fixture.bytes(file);
         let tensors = SafeTensors::deserialize(&bytes).expect("a fixture holds safetensors");
-        let (module, coverage) =
-            weights::load_tensors(file, &tensors, module, &|path| kind.key(path))
-                .unwrap_or_else(|error| panic!("{error}"));
-        let unused: BTreeSet<_> = coverage.unused.into_iter().collect();
-        let names = tensors.names().into_iter().map(|name| name.to_string());
-        let taken = names.filter(|name| !unused.contains(name)).collect();
-        Self { kind, module, taken }
+        let layouts = weights::layouts(&kind);
+        let (module, coverage) = weights::load_tensors(file, &tensors, module, &layouts)
+            .unwrap_or_else(|error| panic!("{error}"));
+        let taken = coverage.slots.values().map(|slot| slot.key.clone()).collect();
+        Self { kind, module, taken, slots: coverage.slots }
     }
 
     /// Runs the kind as a node does, without drop path.
@@ -60,18 +61,18 @@ impl<K: Kind + std::fmt::Debug> Network<K> {
     /// Gradients by key, in the layout of the file.
     pub fn gradients(&self, all: &mut Gradients) -> Arrays {
         let list = parameters::list(&self.module);
-        let linear: BTreeMap<_, _> = list.into_iter().map(|p| (p.path, p.linear)).collect();
-        let found = parameters::gradients(&self.module, all);
-        found
-            .into_iter()
-            .map(|(path, gradient)| {
-                let gradient = match gradient {
-                    AnyTensor::F2(matrix) if linear[&path] => matrix.transpose().into(),
-                    other => other,
-                };
-                (self.kind.key(&path), any(gradient))
-            })
-            .collect()
+        let mut found = parameters::gradients(&self.module, all);
+        let piece = |parameter: Parameter| {
+            let slot = self.slots.get(&parameter.path)?.clone();
+            let gradient = any(found.remove(&parameter.path)?);
+            let values = gradient.values.iter().map(|value| *value as f32).collect();
+            Some((slot, parameter, values))
+        };
+        let pieces = list.into_iter().filter_map(piece).collect();
+        let wide = |(key, (shape, values)): (String, (Vec<usize>, Vec<f32>))| {
+            (key, Array { shape, values: values.into_iter().map(f64::from).collect() })
+        };
+        weights::assemble(pieces).into_iter().map(wide).collect()
     }
 }
 

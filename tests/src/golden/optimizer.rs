@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::Tensor;
 use modules::init::Init;
+use modules::layers::linear::Linear;
+use modules::layout::Layout;
 use modules::optimizer::{AdamW, Rates};
 use modules::tensors::AnyTensor;
 use modules::{parameters, weights};
@@ -34,7 +35,7 @@ impl Net {
         };
         let bytes = fixture.bytes("model.safetensors");
         let tensors = SafeTensors::deserialize(&bytes).expect("a fixture holds safetensors");
-        weights::load_tensors("model.safetensors", &tensors, net, &str::to_owned)
+        weights::load_tensors("model.safetensors", &tensors, net, &[Layout::new("paths")])
             .unwrap_or_else(|error| panic!("{error}"))
             .0
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use modules::layers::block::Block;
+use modules::layers::block::{Block, Context};
 use modules::layers::visible::{self, Per};
 use modules::losses::cross_entropy::CrossEntropy;
 use modules::masks;
@@ -48,10 +48,10 @@ pub fn check_blocks(
     let mut x = x;
     for (number, block) in blocks.iter().enumerate() {
         if let Some(name) = maps {
-            let map = block.attn.maps(block.norm1.forward(x.clone()));
+            let map = block.map(x.clone(), &Context::default());
             report.meet(&format!("{prefix}{name}.{number}"), &Array::of(map));
         }
-        x = block.forward(x, None);
+        x = block.forward(x, &Context::default());
         report.meet(&format!("{prefix}hidden.{number}"), &Array::of(x.clone()));
     }
 }
@@ -68,7 +68,7 @@ pub fn check_internvl(folder: &Path) -> Report {
         "size": size,
         "taps": fixture.count("clip_return_layer"),
         "tap_interval": fixture.number("clip_return_interval"),
-        "gelu": "exact",
+        "activation": "gelu",
     });
     let sizes = video_dims(&inputs["video"]);
     let network =

@@ -1,0 +1,81 @@
+//! Low-rank adapters: which linear layers of a node get one.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Low-rank adapters beside matrices of linear layers (LoRA).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Lora {
+    /// Columns of the first matrix of an adapter.
+    pub rank: usize,
+    /// Numerator of the adapter's factor.
+    pub alpha: f64,
+    /// Dropout before the first matrix, when the node trains.
+    #[serde(default)]
+    pub dropout: f64,
+    /// Patterns of parameter paths of linear layers, for example `blocks.*.attn.q`; a star stands
+    /// for any text. A pattern without a dot is the last name of a path.
+    pub on: Vec<String>,
+    /// Whether the factor is `alpha / sqrt(rank)` (rsLoRA) instead of `alpha / rank`.
+    #[serde(default)]
+    pub rank_stabilised: bool,
+}
+
+impl Lora {
+    /// The factor of the adapter's output.
+    pub fn scale(&self) -> f64 {
+        let rank = self.rank as f64;
+        self.alpha / if self.rank_stabilised { rank.sqrt() } else { rank }
+    }
+
+    /// Whether a linear layer of this path gets an adapter.
+    pub fn covers(&self, layer: &str) -> bool {
+        self.on.iter().any(|pattern| matches(pattern, layer))
+    }
+
+    /// Patterns that cover none of the layers.
+    pub fn useless<'a>(&'a self, layers: &'a [String]) -> impl Iterator<Item = &'a String> {
+        self.on.iter().filter(|pattern| !layers.iter().any(|layer| matches(pattern, layer)))
+    }
+}
+
+/// Whether a pattern covers a path. Stars stand for any text; a pattern without a dot is compared
+/// with the last name.
+fn matches(pattern: &str, path: &str) -> bool {
+    if !pattern.contains('.') {
+        return glob(pattern, path.rsplit('.').next().unwrap_or(path));
+    }
+    glob(pattern, path)
+}
+
+fn glob(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(last) = parts.pop() else { return rest.is_empty() };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_stand_for_any_text_and_a_name_for_the_last_one() {
+        assert!(matches("q", "blocks.0.attn.q"));
+        assert!(!matches("q", "blocks.0.attn.q.norm"));
+        assert!(matches("blocks.*.attn.*", "blocks.11.attn.proj"));
+        assert!(!matches("blocks.*.attn.q", "blocks.0.cross.attn.k"));
+        assert!(matches("*.attn.q", "blocks.0.cross.attn.q"));
+        assert!(matches("*", "head"));
+        assert!(!matches("ab*ba", "aba"));
+    }
+}
