@@ -81,6 +81,21 @@ fn moments(samples: &[f32], mode: usize) -> [[f32; 2]; 2] {
 }
 
 #[test]
+fn in_bf16_the_loss_is_nearly_that_in_f32() {
+    let options = json!({ "size": { "width": 32, "depth": 2 } });
+    let [full, half] = ["f32", "bf16"].map(|precision| {
+        let (entry, mut spec) = spec("losses/diffusion", options.clone(), true);
+        spec.precision = serde_json::from_value(json!(precision)).unwrap();
+        let mut node = (entry.build)(&spec).unwrap_or_else(fail);
+        train(&mut *node, 20)
+    });
+    for (full, half) in full.iter().zip(&half) {
+        assert!((full - half).abs() < 0.05, "{full} {half}");
+    }
+    assert_ne!(full, half);
+}
+
+#[test]
 fn samples_lie_at_the_mode_of_their_condition_after_training() {
     let shared = json!({ "size": { "width": 64, "depth": 2 }, "key_prefix": "diffloss." });
     let (entry, loss) = spec("losses/diffusion", shared.clone(), true);

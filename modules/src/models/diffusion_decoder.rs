@@ -6,11 +6,11 @@
 //! | `unconditional` | `B M Z` | with `guidance`: the condition that says nothing            |
 //! | `sample`        | `B M C` | one vector for each condition; no gradient                  |
 //!
-//! Each vector begins as noise and goes back along the chain of `losses/diffusion`, or along some of
-//! its steps. Network, chain, scale and keys of weights files are the loss's: what it exported is
-//! this node's `weights`. Draws are a function of seed, node, stage, step, microbatch and sample.
-//! Source: Li et al. 2024, "MAR" (arXiv 2406.11838), section 3.2 (temperature); Ho and Salimans 2022
-//! (arXiv 2207.12598, guidance); Song et al. 2021, "DDIM" (arXiv 2010.02502); recipes §5.4.
+//! Each vector begins as noise and goes back along the chain of `losses/diffusion`, or along some
+//! of its steps. Network, chain, scale and keys of weights files are the loss's: what it exported
+//! is this node's `weights`. Draws are a function of seed, node, stage, step, microbatch, sample.
+//! Source: Li et al. 2024, "MAR" (arXiv 2406.11838), section 3.2 (temperature); Ho and Salimans
+//! 2022 (arXiv 2207.12598, guidance); Song et al. 2021, "DDIM" (arXiv 2010.02502); recipes §5.4.
 
 use burn::module::Module;
 use burn::tensor::{FloatDType, Tensor};

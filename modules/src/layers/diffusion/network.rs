@@ -1,8 +1,8 @@
 //! The AdaLN MLP: removes noise from single vectors, told the step and a condition.
 //!
 //! Step and condition are embedded and added; the sum sets shift, scale and gate of every residual
-//! block (Peebles and Xie 2023, "DiT", arXiv 2212.09748). Modulations and the last layer start at 0,
-//! so the network starts by predicting 0.
+//! block (Peebles and Xie 2023, "DiT", arXiv 2212.09748). Modulations and the last layer start at
+//! 0, so the network starts by predicting 0.
 //! Source: Li et al. 2024, "MAR" (arXiv 2406.11838), section 3.2; recipes §5.4.
 
 use burn::module::Module;

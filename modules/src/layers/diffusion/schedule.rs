@@ -1,7 +1,7 @@
 //! Noise schedules and the tables of a chain, in f64.
 //!
-//! Step t of a chain mixes noise of variance β_t into x; ᾱ_t is the share of x_0's variance that is
-//! left after it. A shorter chain keeps some of the steps and their ᾱ, and its β follow from these.
+//! Step t of a chain mixes noise of variance β_t into x; ᾱ_t is the share of x_0's variance that
+//! is left after it. A shorter chain keeps some of the steps and their ᾱ; its β follow from these.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,13 +40,13 @@ impl Schedule {
 
 /// Which steps of a chain a shorter one keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a number of steps, a list of numbers, or `ddim50`")]
 pub enum Respacing {
     /// So many, evenly spread from the first to the last.
     Count(usize),
     /// The chain is cut into equal sections, from t = 0 on; so many of each, evenly spread.
     Sections(Vec<usize>),
-    /// `ddim50`: every so manieth from t = 0 on, which must give just 50. Also a count or several
+    /// `ddim50`: every so many steps, from t = 0 on, which must give just 50. Also a count or several
     /// with commas between.
     Named(String),
 }
@@ -258,6 +258,8 @@ mod tests {
         assert_eq!(fail("ddim6"), "no stride gives 6 of 10 steps; 5 would do");
         assert!(fail("fast").starts_with("`fast` is no respacing"));
         assert_eq!(fail("0"), fail("ddim0"));
+        let other = serde_json::from_value::<Respacing>(serde_json::json!(1.5)).unwrap_err();
+        assert!(other.to_string().starts_with("expected a number of steps"), "{other}");
     }
 
     #[test]
