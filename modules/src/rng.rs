@@ -86,6 +86,17 @@ impl Rng {
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
+    /// Standard normal variates (Box-Muller, both of each pair).
+    pub fn normals(&mut self, into: &mut [f32]) {
+        for pair in into.chunks_mut(2) {
+            let radius = (2.0 * self.exponential()).sqrt();
+            let (sine, cosine) = (std::f64::consts::TAU * self.uniform()).sin_cos();
+            for (value, part) in pair.iter_mut().zip([cosine, sine]) {
+                *value = (radius * part) as f32;
+            }
+        }
+    }
+
     /// Normal variate with deviation `sigma`, redrawn until it lies within `[-cut, cut]`.
     pub fn truncated_normal(&mut self, sigma: f64, cut: f64) -> f64 {
         loop {
@@ -136,6 +147,20 @@ mod tests {
         let variance = draws.iter().map(|x| x * x).sum::<f64>() / draws.len() as f64;
         assert!(mean.abs() < 0.03, "{mean}");
         assert!((variance - 1.0).abs() < 0.05, "{variance}");
+    }
+
+    #[test]
+    fn both_of_a_pair_are_normal_and_independent() {
+        let mut draws = vec![0.0f32; 20_001];
+        Key::new(0, "pairs").rng().normals(&mut draws);
+        let mean =
+            |one: &dyn Fn(&[f32]) -> f32| draws.chunks_exact(2).map(one).sum::<f32>() / 10_000.0;
+        for place in [0, 1] {
+            assert!(mean(&|pair| pair[place]).abs() < 0.04);
+            assert!((mean(&|pair| pair[place].powi(2)) - 1.0).abs() < 0.06);
+        }
+        assert!(mean(&|pair| pair[0] * pair[1]).abs() < 0.04);
+        assert_ne!(draws[20_000], 0.0, "an odd one is drawn too");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod attention_flex;
 mod attention_libtorch;
 mod attention_ops;
 pub mod block;
+pub mod diffusion;
 pub mod drop_path;
 pub mod fixed_table;
 #[cfg(feature = "flex")]

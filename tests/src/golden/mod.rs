@@ -6,6 +6,7 @@
 pub mod alignment;
 pub mod attention_mask;
 pub mod autoencoder;
+pub mod diffusion;
 pub mod fixture;
 pub mod internvideo2;
 pub mod network;
@@ -19,14 +20,16 @@ use std::path::Path;
 use report::Report;
 
 /// Fixtures that must be handled, sorted.
-pub const KNOWN: [&str; 10] = [
+pub const KNOWN: [&str; 12] = [
     "adamw_cosine",
+    "diffusion_cosine",
     "internvideo2_ap",
     "internvideo2_attention_mask",
     "internvideo2_cls",
     "internvideo2_mae_teacher",
     "internvideo2_pretrain",
     "internvl_clip_teacher",
+    "mar_diffloss",
     "preprocess",
     "videomaev2_finetune",
     "videomaev2_pretrain",
@@ -37,11 +40,13 @@ pub fn check(folder: &Path) -> Option<Report> {
     let name = folder.file_name()?.to_str()?;
     Some(match name {
         "adamw_cosine" => optimizer::check(folder),
+        "diffusion_cosine" => diffusion::check_cosine(folder),
         "internvideo2_ap" | "internvideo2_cls" => internvideo2::check_classifier(folder),
         "internvideo2_attention_mask" => attention_mask::check(folder),
         "internvideo2_mae_teacher" => teachers::check_videomae(folder),
         "internvideo2_pretrain" => alignment::check(folder),
         "internvl_clip_teacher" => teachers::check_internvl(folder),
+        "mar_diffloss" => diffusion::check_mar(folder),
         "preprocess" => Report::of_problems(folder, preprocess::check(folder).err()),
         "videomaev2_finetune" => teachers::check_finetune(folder),
         "videomaev2_pretrain" => autoencoder::check(folder),
