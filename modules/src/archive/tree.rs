@@ -191,7 +191,10 @@ pub(super) fn choose(values: &Values<'_>, wanted: Wanted<'_>) -> Result<Option<S
                 at = *child;
             }
             [] | [_] if parts.iter().all(|(name, ..)| own == 0 || !wraps(name)) => break,
-            _ if own > 0 && !parts.iter().any(|(name, ..)| wraps(name)) => break,
+            // Dicts beside tensors, or inside of a wrapper, are modules inside of a module.
+            _ if (own > 0 || !taken.is_empty()) && !parts.iter().any(|(name, ..)| wraps(name)) => {
+                break;
+            }
             _ => {
                 let mut told: Vec<String> =
                     parts.iter().map(|(name, _, n)| format!("`{}` ({n})", shown(name))).collect();
