@@ -280,7 +280,8 @@ impl Archive {
             let more = problems.len().saturating_sub(8);
             problems.truncate(8);
             let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-            return Err(fault(&self.path, format!("{}{more}", problems.join("; "))));
+            let path = if let [only] = &self.files[..] { &only.path } else { &self.path };
+            return Err(fault(path, format!("{}{more}", problems.join("; "))));
         }
         let all = std::mem::take(&mut self.slots);
         let mut left: BTreeMap<String, usize> = BTreeMap::new();

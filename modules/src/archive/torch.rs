@@ -27,11 +27,7 @@ pub(super) fn read_zip(file: &[u8], wanted: Wanted<'_>) -> Result<Contents, Stri
     if roots.next().is_some() {
         return Err("is a zip archive with several `data.pkl`".to_owned());
     }
-    let scripted = entries.keys().any(|name| {
-        let inner = name.strip_prefix(root).unwrap_or(name);
-        inner == "constants.pkl" || inner.starts_with("code/")
-    });
-    if scripted {
+    if entries.contains_key(&format!("{root}constants.pkl")) {
         return Err("is a TorchScript program; save the state dict of the module".to_owned());
     }
     if let Some(order) = entries.get(&format!("{root}byteorder")) {

@@ -97,6 +97,9 @@ pub(super) fn entries(file: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
 /// An entry out of its line in the table.
 fn entry(file: &[u8], line: &[u8], name: &[u8], extra: &[u8]) -> Result<Entry, String> {
     let (flags, method) = (number::<2>(line, 8)?, number::<2>(line, 10)?);
+    if name.windows(6).any(|part| part == b"/code/") {
+        return Err("is of a TorchScript program; save the state dict of the module".to_owned());
+    }
     if method != 0 || flags & 1 != 0 {
         return Err("is compressed or encrypted, which torch.save never does; unpack the archive \
                     and pack it again without compression"
