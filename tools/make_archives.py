@@ -70,7 +70,7 @@ class Attack:
 
 class Hidden:
     def __reduce__(self):
-        return shutil.disk_usage, ("/",)
+        return math.gcd, (4, 6)
 
 
 def model():

@@ -188,9 +188,13 @@ fn programs_that_nest_repeat_or_call_are_refused_or_told() {
     let itself = [&b"\x80\x02}q\x00"[..], &text("a"), b"h\x00s", &text("w"), &one, b"s."].concat();
     let attack = dict(&[("w", one.clone()), ("x", b"cos\nsystem\n)R".to_vec())]);
     let built = dict(&[("w", one.clone()), ("x", b"c__builtin__\neval\n)\x81".to_vec())]);
-    let laughs: Vec<u8> = (0..60u8).flat_map(|at| [b']', b'q', at, b'(', b'h', at.saturating_sub(1),
-        b'h', at.saturating_sub(1), b'e']).collect();
-    let laughs = [&b"\x80\x02"[..], &laughs, b"0}", &text("w"), &one, b"s", &text("x"), b"h\x3bs."].concat();
+    let laughs: Vec<u8> = (0..60u8)
+        .flat_map(|at| {
+            [b']', b'q', at, b'(', b'h', at.saturating_sub(1), b'h', at.saturating_sub(1), b'e']
+        })
+        .collect();
+    let laughs =
+        [&b"\x80\x02"[..], &laughs, b"0}", &text("w"), &one, b"s", &text("x"), b"h\x3bs."].concat();
     for (program, words) in [
         (deep, "is nested too deeply"),
         (twice, "`a.b` appears twice"),
@@ -205,15 +209,20 @@ fn programs_that_nest_repeat_or_call_are_refused_or_told() {
         let text = read(&stream(&program)).unwrap_err();
         assert!(text.contains(words), "{words}: {text}");
     }
-    let copies = [&b"\x80\x02ccollections\nOrderedDict\nq\x00(("[..], &b"N".repeat(200_000),
-        b"ltq\x01"].concat();
+    let copies =
+        [&b"\x80\x02ccollections\nOrderedDict\nq\x00(("[..], &b"N".repeat(200_000), b"ltq\x01"]
+            .concat();
     let copies = [&copies[..], &b"cbuiltins\nset\nh\x01R".repeat(2000), b"."].concat();
     let text = read(&stream(&copies)).unwrap_err();
     assert!(text.contains("calls make more than"), "{text}");
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig {
+        cases: 400,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn several_changed_bytes_never_panic(

@@ -133,7 +133,7 @@ fn what_cannot_be_read_is_refused_by_name() {
     }
     assert!(!Path::new("attacked").exists());
     let hidden = Archive::open(&data("refused/hidden.pt")).unwrap();
-    assert_eq!(hidden.metadata().skipped[0].what, "shutil.disk_usage");
+    assert_eq!(hidden.metadata().skipped[0].what, "math.gcd");
 }
 
 #[test]
@@ -169,7 +169,10 @@ fn an_index_that_does_not_fit_its_shards_is_refused_with_file_and_key() {
     let full = format!("\"a\":\"{one}\",\"b\":\"{one}\",\"c\":\"{two}\"");
     for (map, words) in [
         (format!("{full},\"d\":\"{two}\""), format!("`d` is not in {two}")),
-        (format!("{full},\"d\":\"gone.safetensors\""), "gone.safetensors, which is missing (`d`)".into()),
+        (
+            format!("{full},\"d\":\"gone.safetensors\""),
+            "gone.safetensors, which is missing (`d`)".into(),
+        ),
         (format!("{full},\"a\":\"{one}\""), "`a` appears twice".into()),
         (format!("\"a\":\"{one}\",\"c\":\"{two}\""), "holds `b`, which".into()),
         (full.replace("\"c\":\"model-00002", "\"c\":\"../model-00002"), "no file beside it".into()),
@@ -269,4 +272,43 @@ fn a_writer_that_is_given_something_else_leaves_no_file() {
     assert!(Plan::new(vec![declare("a"), declare("a")], BTreeMap::new()).is_err());
     let wide = Declared { key: "w".into(), dtype: Dtype::F32, shape: vec![usize::MAX, 2] };
     assert!(Plan::new(vec![wide], BTreeMap::new()).is_err());
+}
+
+/// Prints how fast the tensors of a gigabyte of half floats become f32, one after another:
+/// `cargo nextest run --release --workspace --run-ignored only -E 'test(widening)' --no-capture`.
+#[test]
+#[ignore = "writes a gigabyte and prints a rate"]
+fn widening_a_gigabyte() {
+    for dtype in [Dtype::Bf16, Dtype::F16] {
+        widen_a_gigabyte(dtype);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "measures")]
+fn widen_a_gigabyte(dtype: Dtype) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.safetensors");
+    let declare = |at: usize| Declared {
+        key: format!("blocks.{at:02}.weight"),
+        dtype,
+        shape: vec![2048, 4096],
+    };
+    let plan = Plan::new((0..64).map(declare).collect(), BTreeMap::new()).unwrap();
+    let values: Vec<f32> = (0..2048 * 4096).map(|at| (at % 1000) as f32).collect();
+    let bytes = narrow(dtype, &values).unwrap();
+    let each = plan.tensors().iter().map(|tensor| Ok((tensor.key.clone(), Cow::from(&bytes))));
+    write(&path, &plan, each, None).unwrap();
+    for round in 0..3 {
+        let archive = Archive::open(&path).unwrap();
+        let (start, mut sum, mut out) = (std::time::Instant::now(), 0.0, Vec::new());
+        for (key, _) in archive.keys() {
+            archive.get(key).unwrap().f32_into(&mut out);
+            sum += f64::from(out[out.len() - 1]);
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let rate = archive.total_bytes() as f64 / seconds / 1e9;
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let memory = status.lines().find(|line| line.starts_with("RssAnon")).unwrap_or_default();
+        eprintln!("round {round}: {rate:.2} GB/s of {dtype}, {memory} (sum {sum})");
+    }
 }

@@ -36,8 +36,7 @@ impl Mapped {
         if found.len() == 0 {
             return Err(fail("is empty".to_owned()));
         }
-        let file =
-            File::open(path).map_err(|error| fail(format!("cannot be opened: {error}")))?;
+        let file = File::open(path).map_err(|error| fail(format!("cannot be opened: {error}")))?;
         // SAFETY: the mapping is read-only; a file that is cut while it is read faults this
         // process, which the caller accepts for files it names itself.
         #[expect(unsafe_code, reason = "memory mapping a file")]

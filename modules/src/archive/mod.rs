@@ -339,9 +339,8 @@ impl Archive {
         };
         let file = &self.files[*at];
         let bytes = file.read(slot);
-        let bytes = bytes.map_err(|reason| {
-            fault(&file.path, format!("`{}`: {reason}", shown(key)))
-        })?;
+        let bytes =
+            bytes.map_err(|reason| fault(&file.path, format!("`{}`: {reason}", shown(key))))?;
         Ok(Stored { dtype: slot.dtype, shape: &slot.shape, bytes })
     }
 

@@ -16,9 +16,27 @@ const MAX_LISTED: usize = 256;
 
 /// Entries that hold a state dict in the files of training programs.
 const WRAPPERS: [&str; 22] = [
-    "model", "module", "state_dict", "model_state_dict", "model_state", "teacher", "student", "ema",
-    "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "net", "network", "weights",
-    "params", "backbone_state_dict", "encoder_state_dict", "target_encoder", "base_model", "optimizer",
+    "model",
+    "module",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "teacher",
+    "student",
+    "ema",
+    "model_ema",
+    "ema_model",
+    "ema_state_dict",
+    "state_dict_ema",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "backbone_state_dict",
+    "encoder_state_dict",
+    "target_encoder",
+    "base_model",
+    "optimizer",
     "optimizer_state_dict",
 ];
 
@@ -258,7 +276,6 @@ fn refuse_shards(values: &Values<'_>) -> Result<(), String> {
 }
 
 fn is_flat(key: &str) -> bool {
-    key.split('.').any(|part| {
-        matches!(part, "flat_param" | "_flat_param") || part.starts_with("flat_param_")
-    })
+    key.split('.')
+        .any(|part| matches!(part, "flat_param" | "_flat_param") || part.starts_with("flat_param_"))
 }

@@ -52,9 +52,7 @@ impl Plan {
         if tensors.is_empty() {
             return Err(fail("hold no tensors".to_owned()));
         }
-        tensors.sort_by(|a, b| {
-            b.dtype.size().cmp(&a.dtype.size()).then_with(|| a.key.cmp(&b.key))
-        });
+        tensors.sort_by(|a, b| b.dtype.size().cmp(&a.dtype.size()).then_with(|| a.key.cmp(&b.key)));
         let mut keys = std::collections::BTreeSet::new();
         for tensor in &tensors {
             let key = shown(&tensor.key);
@@ -208,8 +206,7 @@ fn write_one<'a>(
     for tensor in declared {
         let end = offset + tensor.bytes();
         let dtype = tensor.dtype.safetensors();
-        let entry =
-            json!({ "dtype": dtype, "shape": tensor.shape, "data_offsets": [offset, end] });
+        let entry = json!({ "dtype": dtype, "shape": tensor.shape, "data_offsets": [offset, end] });
         header.insert(tensor.key.clone(), entry);
         offset = end;
     }

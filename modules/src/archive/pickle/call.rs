@@ -7,8 +7,20 @@ use crate::archive::mapped::shown;
 
 /// Modules that no checkpoint has a reason to call.
 const HOSTILE: [&str; 14] = [
-    "os", "posix", "nt", "sys", "subprocess", "socket", "shutil", "runpy", "importlib", "ctypes",
-    "pty", "webbrowser", "pickle", "_pickle",
+    "os",
+    "posix",
+    "nt",
+    "sys",
+    "subprocess",
+    "socket",
+    "shutil",
+    "runpy",
+    "importlib",
+    "ctypes",
+    "pty",
+    "webbrowser",
+    "pickle",
+    "_pickle",
 ];
 
 /// Functions of Python itself that no checkpoint has a reason to call.
@@ -60,9 +72,10 @@ pub(super) fn call(machine: &mut Machine<'_>, callee: Id, arguments: Id) -> Resu
         ("collections.OrderedDict" | "collections.Counter" | "dict", Some(Value::List(list))) => {
             Some(Value::Dict(items(machine, list)?))
         }
-        ("collections.OrderedDict" | "collections.Counter" | "dict", Some(Value::Dict(entries))) => {
-            Some(Value::Dict(entries.clone()))
-        }
+        (
+            "collections.OrderedDict" | "collections.Counter" | "dict",
+            Some(Value::Dict(entries)),
+        ) => Some(Value::Dict(entries.clone())),
         ("collections.OrderedDict" | "collections.Counter" | "dict", None)
         | ("collections.defaultdict", _) => Some(Value::Dict(Vec::new())),
         ("set" | "frozenset" | "list", Some(Value::List(list) | Value::Tuple(list))) => {
@@ -168,10 +181,10 @@ fn tensor(machine: &Machine<'_>, full: &str, given: &[Id]) -> Result<Option<Valu
             let v3 = full.ends_with("_v3");
             let dtype = if v3 { Some(rest.get(2).copied().unwrap_or(*storage)) } else { None };
             let marks = rest.get(if v3 { 3 } else { 2 });
-            if let Some(Value::Dict(marks)) = marks.map(|id| machine.value(*id)) {
-                if !marks.is_empty() {
-                    return refused("is a conjugate or negated view");
-                }
+            if let Some(Value::Dict(marks)) = marks.map(|id| machine.value(*id))
+                && !marks.is_empty()
+            {
+                return refused("is a conjugate or negated view");
             }
             view(machine, (*storage, dtype), *first, (*shape, *strides)).map(Some)
         }
@@ -257,7 +270,8 @@ pub(super) fn persistent(machine: &Machine<'_>, id: Id) -> Result<Value, String>
         return Err("a persistent id is no tuple".to_owned());
     };
     let kind = parts.first().map(|id| machine.value(*id));
-    let is = |name: &[u8]| matches!(kind, Some(Value::Text(t)) if &machine.bytes[t.clone()] == name);
+    let is =
+        |name: &[u8]| matches!(kind, Some(Value::Text(t)) if &machine.bytes[t.clone()] == name);
     if is(b"module") && parts.len() > 1 {
         return match machine.value(parts[1]) {
             class @ Value::Global(..) => Ok(class.clone()),

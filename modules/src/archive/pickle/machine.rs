@@ -142,9 +142,9 @@ impl Machine<'_> {
         match code {
             b'.' => return self.pop().map(Some),
             0x80 => self.protocol()?,
-            0x95 => drop(self.take(8)?), // the length of a frame
+            0x95 => self.take(8).map(|_| ())?, // the length of a frame
             b'(' => self.mark()?,
-            b'0' => drop(self.pop()?),
+            b'0' => self.pop().map(|_| ())?,
             b'1' => drop(self.marked()?),
             b'2' => self.top().and_then(|top| self.push(top))?,
             b'N' => self.put(Value::None)?,
@@ -274,7 +274,8 @@ impl Machine<'_> {
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let (Value::Text(module), Value::Text(name)) = (self.value(module), self.value(name))
+                let (Value::Text(module), Value::Text(name)) =
+                    (self.value(module), self.value(name))
                 else {
                     return Err("the name of a class is no text".to_owned());
                 };
@@ -359,6 +360,8 @@ mod tests {
         assert!(run(b"X\xff\xff\xff\x7fa.").unwrap_err().contains("cut"));
         assert!(run(b"\x8d\xff\xff\xff\xff\xff\xff\xff\xffa.").unwrap_err().contains("cut"));
         assert!(run(b"N(0.").unwrap_err().contains("not there"));
-        assert!(run(b"cos\nsystem\nX\x04\x00\x00\x00true\x85R.").unwrap_err().contains("os.system"));
+        assert!(
+            run(b"cos\nsystem\nX\x04\x00\x00\x00true\x85R.").unwrap_err().contains("os.system")
+        );
     }
 }

@@ -39,11 +39,7 @@ pub(super) fn inflate(
     Ok(made)
 }
 
-pub(super) fn restem(
-    kernel: &ArrayF32,
-    to: [usize; 2],
-    how: Restem,
-) -> Result<ArrayF32, String> {
+pub(super) fn restem(kernel: &ArrayF32, to: [usize; 2], how: Restem) -> Result<ArrayF32, String> {
     let [outer @ .., height, width] = kernel.shape.as_slice() else {
         return Err(format!("a kernel [.., h, w] is needed, got {:?}", kernel.shape));
     };
@@ -167,9 +163,10 @@ mod tests {
         for (how, frames) in [(Inflation::Centre, 3), (Inflation::Average, 4)] {
             let clip = inflate(&kernel, frames, how).unwrap();
             assert_eq!(clip.shape, [3, 2, frames, 4, 4]);
-            let sums = clip.values.chunks_exact(frames * 16).flat_map(|clip| {
-                (0..16).map(|at| clip.iter().skip(at).step_by(16).sum::<f32>())
-            });
+            let sums = clip
+                .values
+                .chunks_exact(frames * 16)
+                .flat_map(|clip| (0..16).map(|at| clip.iter().skip(at).step_by(16).sum::<f32>()));
             for (sum, value) in sums.zip(&kernel.values) {
                 assert!((sum - value).abs() < 1e-6);
             }

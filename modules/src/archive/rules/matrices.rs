@@ -91,8 +91,10 @@ mod tests {
         assert_eq!(merged.values, [2.0, 3.0, 4.0, 11.0, 12.0, 13.0]);
         let merged = merge_lora(&inputs, 8.0, true).unwrap();
         assert_eq!(merged.values, [4.0, 5.0, 6.0, 19.0, 20.0, 21.0]);
-        assert!(merge_lora(&[inputs[0].clone(), inputs[2].clone(), inputs[1].clone()], 1.0, true)
-            .is_err());
+        assert!(
+            merge_lora(&[inputs[0].clone(), inputs[2].clone(), inputs[1].clone()], 1.0, true)
+                .is_err()
+        );
     }
 
     #[test]
