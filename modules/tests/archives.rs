@@ -103,6 +103,9 @@ fn of_several_state_dicts_one_must_be_chosen() {
     let moments = Archive::open_at(&data("training.pt"), Some("optimizer.state.0")).unwrap();
     let keys: Vec<&str> = moments.keys().map(|(key, _)| key).collect();
     assert_eq!(keys, ["exp_avg", "exp_avg_sq", "step"]);
+    let first = Archive::open_at(&data("model.pt"), Some("0")).unwrap();
+    let keys: Vec<&str> = first.keys().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["bias", "weight"], "the keys of a flat dict are paths as well");
     let text = message(&data("training.pt"), Some("teacher"));
     assert!(text.contains("has no tensors in `teacher`; it has `model` (7)"), "{text}");
 }

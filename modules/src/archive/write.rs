@@ -53,10 +53,12 @@ impl Plan {
             return Err(fail("hold no tensors".to_owned()));
         }
         tensors.sort_by(|a, b| b.dtype.size().cmp(&a.dtype.size()).then_with(|| a.key.cmp(&b.key)));
-        let mut keys = std::collections::BTreeSet::new();
+        let (mut keys, mut total) = (std::collections::BTreeSet::new(), 0u64);
         for tensor in &tensors {
             let key = shown(&tensor.key);
             volume(&tensor.shape).map_err(|reason| fail(format!("`{key}`: {reason}")))?;
+            let sum = total.checked_add(tensor.bytes());
+            total = sum.ok_or_else(|| fail(format!("`{key}`: all together are too large")))?;
             if tensor.key == "__metadata__" || !keys.insert(tensor.key.as_str()) {
                 return Err(fail(format!("name `{key}` twice, or it has a meaning of its own")));
             }
