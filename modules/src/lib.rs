@@ -7,6 +7,7 @@
 #![cfg_attr(feature = "tch", allow(deprecated))]
 
 mod adamw_ops;
+pub mod archive;
 pub mod device;
 pub mod host_node;
 pub mod init;
