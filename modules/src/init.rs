@@ -96,17 +96,23 @@ impl Init {
     /// A linear layer: weights truncated normal σ 0.02 divided by `shrink`, bias 0.
     pub fn linear(&self, inputs: usize, outputs: usize, bias: bool, shrink: f64) -> Linear {
         let weight = self.normal([inputs, outputs], 0.02 / shrink);
+        let bias = bias.then(|| self.constant([outputs], 0.0));
+        self.linear_of(weight, bias)
+    }
+
+    /// A linear layer of these parameters, with an adapter where one is wanted.
+    pub fn linear_of(&self, weight: Param<Tensor<2>>, bias: Option<Param<Tensor<1>>>) -> Linear {
         let number = self.linears.borrow().len();
         self.linears.borrow_mut().push(weight.id);
-        let bias = bias.then(|| self.constant([outputs], 0.0));
         let adapted = self.adapted.as_deref().filter(|(_, numbers)| numbers.contains(&number));
         let adapter = |(lora, _): &(Lora, BTreeSet<usize>)| {
             // Draws of its own, so that those of all other parameters stay.
             let key = self.key.with("lora").with_number(number as u64);
             let beside = Self { key, made: Rc::default(), ..self.clone() };
-            Adapter::new([inputs, outputs], lora, &beside)
+            Adapter::new(weight.lazy_shape().dims(), lora, &beside)
         };
-        Linear { weight, bias, lora: adapted.map(adapter) }
+        let lora = adapted.map(adapter);
+        Linear { weight, bias, lora }
     }
 
     fn draw<const D: usize>(

@@ -97,7 +97,7 @@ fn in_bf16_the_loss_is_nearly_that_in_f32() {
 
 #[test]
 fn samples_lie_at_the_mode_of_their_condition_after_training() {
-    let shared = json!({ "size": { "width": 64, "depth": 2 }, "key_prefix": "diffloss." });
+    let shared = json!({ "size": { "width": 64, "depth": 2 } });
     let (entry, loss) = spec("losses/diffusion", shared.clone(), true);
     let mut node = (entry.build)(&loss).unwrap_or_else(fail);
     let losses = train(&mut *node, 400);

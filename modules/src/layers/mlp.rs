@@ -70,9 +70,11 @@ impl Mlp {
 
     /// As [`Mlp::new`], with a second matrix that starts at 0, so that the layer starts as 0.
     pub fn zero_end(sizes: [usize; 3], activation: Activation, init: &Init) -> Self {
-        let mut mlp = Self::new(sizes, activation, 1.0, init);
-        mlp.fc2.weight = init.constant([sizes[1], sizes[2]], 0.0);
-        mlp
+        let [inputs, hidden, outputs] = sizes;
+        let fc1 = init.linear(inputs, hidden, true, 1.0);
+        let bias = init.constant([outputs], 0.0);
+        let fc2 = init.linear_of(init.constant([hidden, outputs], 0.0), Some(bias));
+        Self { fc1, gate: None, fc2, activation }
     }
 
     /// `[.., inputs]`; returns `[.., outputs]`.

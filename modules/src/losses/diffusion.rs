@@ -25,10 +25,11 @@ use crate::init::Init;
 use crate::kind::{self, Call, Kind};
 use crate::layers::diffusion::denoiser::{Denoiser, DenoiserConfig, Preset, SizeOptions};
 use crate::layers::diffusion::draws;
-use crate::layers::diffusion::network::key;
+use crate::layers::diffusion::network::layout;
 use crate::layers::diffusion::process::{Terms, Variance};
 use crate::layers::diffusion::schedule::Schedule;
 use crate::layers::size::side;
+use crate::layout::Layout;
 use crate::rng::Key;
 use crate::tensors::Tensors;
 
@@ -54,9 +55,6 @@ pub struct Config {
     pub normalise: bool,
     /// Factor on targets, after that; the decoder divides by it.
     pub scale: f64,
-    /// What the keys of weights files begin with: `diffloss.` in whole checkpoints.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub key_prefix: String,
 }
 
 impl Default for Config {
@@ -71,7 +69,6 @@ impl Default for Config {
             repeats: 1,
             normalise: false,
             scale: 1.0,
-            key_prefix: String::new(),
         }
     }
 }
@@ -203,8 +200,8 @@ impl Kind for Config {
         })
     }
 
-    fn key(&self, path: &str) -> String {
-        format!("{}{}", self.key_prefix, key(path))
+    fn layouts(&self) -> Vec<Layout> {
+        vec![layout()]
     }
 
     fn layer(&self, _: &str) -> usize {

@@ -25,10 +25,11 @@ use crate::init::Init;
 use crate::kind::{self, Call, Kind};
 use crate::layers::diffusion::denoiser::{Denoiser, DenoiserConfig, Preset, SizeOptions};
 use crate::layers::diffusion::draws;
-use crate::layers::diffusion::network::key;
+use crate::layers::diffusion::network::layout;
 use crate::layers::diffusion::process::{Process, Sampler, Variance};
 use crate::layers::diffusion::schedule::{Respacing, Schedule};
 use crate::layers::size::side;
+use crate::layout::Layout;
 use crate::rng::Key;
 use crate::tensors::Tensors;
 
@@ -83,9 +84,6 @@ pub struct Config {
     /// How samples are drawn.
     #[serde(default)]
     pub sampling: Sampling,
-    /// What the keys of weights files begin with: `diffloss.` in whole checkpoints.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub key_prefix: String,
 }
 
 fn thousand() -> usize {
@@ -218,8 +216,8 @@ impl Kind for Config {
         Ok(Tensors::of("sample", sample.reshape([batch, vectors, self.channels])))
     }
 
-    fn key(&self, path: &str) -> String {
-        format!("{}{}", self.key_prefix, key(path))
+    fn layouts(&self) -> Vec<Layout> {
+        vec![layout()]
     }
 
     fn layer(&self, _: &str) -> usize {

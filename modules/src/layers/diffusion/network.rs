@@ -6,14 +6,15 @@
 //! Source: Li et al. 2024, "MAR" (arXiv 2406.11838), section 3.2; recipes §5.4.
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::activation::silu;
 use burn::tensor::{FloatDType, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::init::Init;
+use crate::layers::linear::Linear;
 use crate::layers::norm::Norm;
 use crate::layers::norm_ops;
+use crate::layout::Layout;
 
 /// Sines and cosines that a step is written in.
 pub const FREQUENCIES: usize = 256;
@@ -64,13 +65,13 @@ pub fn timestep_embedding(timesteps: &[usize]) -> Vec<f32> {
 fn xavier(inputs: usize, outputs: usize, init: &Init) -> Linear {
     let bound = (6.0 / (inputs + outputs) as f64).sqrt();
     let weight = init.uniform([inputs, outputs], bound);
-    Linear { weight, bias: Some(init.constant([outputs], 0.0)) }
+    init.linear_of(weight, Some(init.constant([outputs], 0.0)))
 }
 
 /// Matrix and bias 0.
 fn zero(inputs: usize, outputs: usize, init: &Init) -> Linear {
     let (weight, bias) = (init.constant([inputs, outputs], 0.0), init.constant([outputs], 0.0));
-    Linear { weight, bias: Some(bias) }
+    init.linear_of(weight, Some(bias))
 }
 
 /// `x (1 + scale) + shift`.
@@ -230,11 +231,14 @@ impl AdaLnMlp {
     }
 }
 
-/// Key of a parameter path in the published checkpoints.
-pub fn key(path: &str) -> String {
-    let path = path.replace("time_embed.fc", "time_embed.mlp.fc");
-    let path = path.replace("mlp.fc1", "mlp.0").replace("mlp.fc2", "mlp.2");
-    path.replace("modulation", "adaLN_modulation.1")
+/// How the published checkpoints name the parameters.
+pub fn layout() -> Layout {
+    Layout::new("official").rules(&[
+        ("time_embed.fc", "time_embed.mlp.fc"),
+        ("mlp.fc1", "mlp.0"),
+        ("mlp.fc2", "mlp.2"),
+        ("modulation", "adaLN_modulation.1"),
+    ])
 }
 
 #[cfg(test)]
@@ -305,6 +309,7 @@ mod tests {
 
     #[test]
     fn keys_are_those_of_the_published_checkpoints() {
+        let key = |path: &str| layout().slot(path).key;
         assert_eq!(key("net.time_embed.fc1.weight"), "net.time_embed.mlp.0.weight");
         assert_eq!(key("net.res_blocks.1.mlp.fc2.bias"), "net.res_blocks.1.mlp.2.bias");
         let found = key("net.final_layer.modulation.weight");
