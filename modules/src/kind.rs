@@ -11,7 +11,8 @@ use burn::module::{Module, ParamId};
 use burn::tensor::Device;
 use schemars::JsonSchema;
 use schemas::dims::Dims;
-use schemas::entry::{Count, Entry, OptionProblem, read_options};
+pub use schemas::entry::Published;
+use schemas::entry::{Count, Entry, OptionProblem, Parameter, read_options};
 use schemas::frame::Frames;
 use schemas::node::{At, Forwarded, Node, NodeError, NodeSpec, Part};
 use schemas::port::Ports;
@@ -56,15 +57,6 @@ impl Call {
     }
 }
 
-/// A published network in the words of a kind.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Published {
-    /// Options of the kind.
-    pub options: Value,
-    /// Dims of its inputs, as far as the weights depend on them.
-    pub dims: Dims,
-}
-
 /// A kind whose nodes hold a burn module. The implementing type is its options.
 pub trait Kind: Serialize + DeserializeOwned + JsonSchema + Clone + Send + 'static {
     /// The module: parameters and `forward`.
@@ -99,6 +91,11 @@ pub trait Kind: Serialize + DeserializeOwned + JsonSchema + Clone + Send + 'stat
     /// of another network.
     fn published(_config: &Value) -> Option<Published> {
         None
+    }
+
+    /// The same for checkpoints that hold the kind several times.
+    fn all_published(config: &Value) -> Vec<Published> {
+        Self::published(config).into_iter().collect()
     }
 
     /// Whether weight decay applies: matrices, but not norms, biases, tokens and tables.
@@ -209,13 +206,14 @@ pub(crate) fn make<K: Kind>(kind: &K, spec: &NodeSpec, device: &Device) -> K::Mo
     kind.init(&spec.dims, &init().with_lora(lora.clone(), numbers))
 }
 
-fn names<K: Kind>(spec: &NodeSpec) -> Vec<schemas::entry::Parameter> {
+fn list<K: Kind>(spec: &NodeSpec) -> Vec<Parameter> {
     let Ok(kind) = read::<K>(spec) else { return Vec::new() };
     let spec = NodeSpec { lora: None, ..spec.clone() };
-    let module = make(&kind, &spec, &crate::device::host());
-    let name =
-        |p: parameters::Parameter| schemas::entry::Parameter { path: p.path, linear: p.linear };
-    parameters::list(&module).into_iter().map(name).collect()
+    parameters::list(&make(&kind, &spec, &crate::device::host()))
+}
+
+fn layouts<K: Kind>(spec: &NodeSpec) -> Vec<Layout> {
+    read::<K>(spec).map(|kind| weights::layouts(&kind)).unwrap_or_default()
 }
 
 fn count<K: Kind>(spec: &NodeSpec) -> Count {
@@ -232,7 +230,7 @@ fn count<K: Kind>(spec: &NodeSpec) -> Count {
 fn check_weights<K: Kind>(spec: &NodeSpec) -> Result<(), NodeError> {
     let (kind, Some(file)) = (read::<K>(spec)?, &spec.weights) else { return Ok(()) };
     let module = make(&kind, spec, &crate::device::host());
-    weights::check(&kind, &module, file)
+    weights::check(&kind, &module, (&spec.kind, file))
 }
 
 fn export<K: Kind>(spec: &NodeSpec, part: &Part, file: &std::path::Path) -> Result<(), NodeError> {
@@ -249,7 +247,9 @@ pub const fn entry<K: Kind>(about: &'static str) -> Entry {
         ports: |value, wired| options::<K>(value).ports(wired),
         check: |value, dims| options::<K>(value).check(dims),
         count: count::<K>,
-        parameters: names::<K>,
+        parameters: list::<K>,
+        layouts: layouts::<K>,
+        published: K::all_published,
         check_weights: check_weights::<K>,
         export: export::<K>,
         build: build::<K>,
@@ -267,6 +267,8 @@ pub const fn host<H: Host>(about: &'static str) -> Entry {
         check: |value, dims| options::<H>(value).check(dims),
         count: |_| Count::default(),
         parameters: |_| Vec::new(),
+        layouts: |_| Vec::new(),
+        published: |_| Vec::new(),
         check_weights: |_| Ok(()),
         export: |spec, _, _| {
             let reason = format!("`{}` has no parameters to export", spec.kind);

@@ -62,7 +62,7 @@ impl<K: Kind> KindNode<K> {
         };
         let module = parameters::activate(module, &trains);
         let module = match &spec.weights {
-            Some(file) => weights::load_into(&kind, module, file)?.0,
+            Some(file) => weights::load_into(&kind, module, (&spec.kind, file))?.0,
             None => module,
         };
         let mut node = Self {

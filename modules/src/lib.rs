@@ -14,9 +14,9 @@ pub mod init;
 pub mod kind;
 pub mod kind_node;
 pub mod layers;
-pub mod layout;
 pub mod optimizer;
 pub mod parameters;
+mod published;
 pub mod rng;
 pub mod segments;
 pub mod shapes;
@@ -24,5 +24,7 @@ pub mod tensors;
 pub mod video;
 pub mod vjp;
 pub mod weights;
+
+pub use schemas::layout;
 
 include!(concat!(env!("OUT_DIR"), "/kinds.rs"));

@@ -6,30 +6,9 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Gradients, Tensor};
+pub use schemas::entry::Parameter;
 
 use crate::tensors::AnyTensor;
-
-/// What is known of a parameter without reading it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parameter {
-    /// Dotted path of field names.
-    pub path: String,
-    /// Extent of each dim.
-    pub shape: Vec<usize>,
-    /// Whether it is the matrix of a linear layer, stored `[in, out]`.
-    pub linear: bool,
-}
-
-impl Parameter {
-    /// The shape in a weights file, where linear layers are stored `[out, in]`.
-    pub fn file_shape(&self) -> Vec<usize> {
-        let mut shape = self.shape.clone();
-        if self.linear {
-            shape.reverse();
-        }
-        shape
-    }
-}
 
 /// Where a walk is.
 #[derive(Debug, Default)]

@@ -5,18 +5,18 @@
 //! all or nothing: every parameter must be in the file with its shape; keys that no parameter takes
 //! are reported.
 
-mod keys;
+pub mod convert;
+pub(crate) mod keys;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{DType as BurnDType, Device, TensorData};
-use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
+use burn::tensor::{Device, TensorData};
+use safetensors::Dtype;
 use schemas::node::{NodeError, Part};
 
+use crate::archive::{Archive, widen};
 use crate::kind::Kind;
 use crate::layout::{Layout, Slot};
 use crate::parameters::{self, Parameter};
@@ -35,53 +35,37 @@ pub struct Coverage {
     pub unused: Vec<String>,
 }
 
-/// Maps a weights file.
-pub struct WeightsFile {
-    name: String,
-    map: Mmap,
-}
-
-impl WeightsFile {
-    /// Opens a safetensors file.
-    pub fn open(path: &Path) -> Result<Self, NodeError> {
-        let name = path.display().to_string();
-        let fail = |reason: String| NodeError::Weights { file: name.clone(), reason };
-        // Opening a pipe would wait for whoever writes into it.
-        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-            return Err(fail("is not a file".to_owned()));
-        }
-        let file = File::open(path).map_err(|e| fail(format!("cannot be opened: {e}")))?;
-        // SAFETY: the mapping is read-only; a file that is cut while it is read faults this
-        // process, which the caller accepts for files it names itself.
-        #[expect(unsafe_code, reason = "memory mapping a file")]
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| fail(format!("cannot be read: {e}")))?;
-        Ok(Self { name, map })
+/// Opens what `weights:` names: a file, a folder of a published checkpoint, a folder that
+/// `playhouse weights import` wrote, each followed by `#` and the text that keys begin with when the
+/// kind is there more than once.
+fn open(kind: &str, path: &Path) -> Result<Archive, NodeError> {
+    if path.exists() {
+        return Archive::open(&convert::file_of(kind, path));
     }
-
-    /// All tensors by key, as f32, uploaded to a device.
-    pub fn tensors(&self) -> Result<SafeTensors<'_>, NodeError> {
-        SafeTensors::deserialize(&self.map).map_err(|error| NodeError::Weights {
-            file: self.name.clone(),
-            reason: format!("is not a safetensors file: {error}"),
-        })
+    let whole = path.to_string_lossy();
+    match whole.rsplit_once('#') {
+        Some((file, part)) => Archive::open_at(Path::new(file), Some(part.trim_end_matches('.'))),
+        None => Archive::open(path),
     }
 }
 
-/// Loads `file` into `module`. Every parameter must be found with its shape.
+/// Loads a weights file into a module. Every parameter must be found with its shape.
 pub fn load_into<K: Kind>(
     kind: &K,
     module: K::Module,
-    file: &Path,
+    (name, file): (&str, &Path),
 ) -> Result<(K::Module, Coverage), NodeError> {
-    let weights = WeightsFile::open(file)?;
-    load_tensors(&weights.name, &weights.tensors()?, module, &layouts(kind))
+    load(&open(name, file)?, module, &layouts(kind))
 }
 
 /// Compares a file with the parameters of a module; reads neither.
-pub fn check<K: Kind>(kind: &K, module: &K::Module, file: &Path) -> Result<(), NodeError> {
-    let weights = WeightsFile::open(file)?;
+pub fn check<K: Kind>(
+    kind: &K,
+    module: &K::Module,
+    (name, file): (&str, &Path),
+) -> Result<(), NodeError> {
     let parameters = parameters::list(module);
-    keys::find(&weights.name, &weights.tensors()?, &parameters, &layouts(kind)).map(|_| ())
+    keys::find(&open(name, file)?, &parameters, &layouts(kind)).map(|_| ())
 }
 
 /// The layouts of a kind, and its own paths.
@@ -150,31 +134,33 @@ pub fn assemble(pieces: Vec<(Slot, Parameter, Vec<f32>)>) -> BTreeMap<String, St
 }
 
 /// Loads tensors into a module, in whichever of the layouts they are.
-pub fn load_tensors<M: Module>(
-    file: &str,
-    tensors: &SafeTensors<'_>,
+pub fn load<M: Module>(
+    archive: &Archive,
     module: M,
     layouts: &[Layout],
 ) -> Result<(M, Coverage), NodeError> {
-    let found = keys::find(file, tensors, &parameters::list(&module), layouts)?;
-    let mut values: BTreeMap<String, AnyTensor> = BTreeMap::new();
-    for (parameter, slot) in &found.slots {
-        let fail = |reason: String| NodeError::Weights { file: file.to_owned(), reason };
-        let view = tensors.tensor(&slot.key).map_err(|e| fail(format!("`{}`: {e}", slot.key)))?;
-        let tensor = read(&view, slot.part, parameter.file_shape());
-        let tensor = tensor.map_err(|e| fail(format!("`{}`: {e}", slot.key)))?;
-        values.insert(parameter.path.clone(), tensor);
-    }
-    let loaded = values.len();
+    let found = keys::find(archive, &parameters::list(&module), layouts)?;
+    let mut wanted: BTreeMap<&str, &Slot> =
+        found.slots.iter().map(|(parameter, slot)| (parameter.path.as_str(), slot)).collect();
+    let mut failure = None;
+    // One tensor at a time, so that no second copy of the file is in memory.
     let module = parameters::map(module, &mut |parameter, old| {
-        let Some(new) = values.remove(&parameter.path) else { return old };
-        let new = match (parameter.linear, new) {
-            (true, AnyTensor::F2(matrix)) => matrix.transpose().into(),
-            (_, new) => new,
+        let Some(slot) = wanted.remove(parameter.path.as_str()).filter(|_| failure.is_none())
+        else {
+            return old;
         };
-        let device = device_of(&old);
-        new.to_device(&device)
+        match read(archive, slot, parameter) {
+            Ok(new) => new.to_device(&device_of(&old)),
+            Err(error) => {
+                failure = Some(error);
+                old
+            }
+        }
     });
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let loaded = found.slots.len();
     let slots = found.slots.into_iter().map(|(parameter, slot)| (parameter.path, slot)).collect();
     let coverage = Coverage { layout: found.layout, loaded, unused: found.unused, slots };
     Ok((module, coverage))
@@ -185,31 +171,18 @@ fn device_of(tensor: &AnyTensor) -> Device {
     each_float!(tensor, t => t.device(), _other => unreachable!("parameters are floats"))
 }
 
-/// Part of a tensor of a file, in its own memory layout, widened to f32.
-fn read(
-    view: &safetensors::tensor::TensorView<'_>,
-    [part, parts]: [usize; 2],
-    shape: Vec<usize>,
-) -> Result<AnyTensor, String> {
-    let length = view.data().len() / parts;
-    let bytes = &view.data()[part * length..(part + 1) * length];
-    let values: Vec<f32> = match view.dtype() {
-        Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Dtype::F64 => {
-            bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect()
-        }
-        Dtype::BF16 => {
-            let wide = |b: &[u8; 2]| half::bf16::from_le_bytes(*b).to_f32();
-            bytes.as_chunks::<2>().0.iter().map(wide).collect()
-        }
-        Dtype::F16 => {
-            let wide = |b: &[u8; 2]| half::f16::from_le_bytes(*b).to_f32();
-            bytes.as_chunks::<2>().0.iter().map(wide).collect()
-        }
-        other => return Err(format!("{other:?}")),
-    };
-    let data = TensorData::new(values, shape);
-    debug_assert_eq!(data.dtype(), BurnDType::F32);
-    let host = crate::device::host();
-    AnyTensor::from_data(data, &host).ok_or_else(|| "a rank above 6".to_owned())
+/// The value of a parameter, widened to f32; the matrix of a linear layer is turned around.
+fn read(archive: &Archive, slot: &Slot, parameter: &Parameter) -> Result<AnyTensor, NodeError> {
+    let stored = archive.get(&slot.key)?;
+    let [part, parts] = slot.part;
+    let length = stored.bytes.len() / parts;
+    let mut values = Vec::new();
+    widen(stored.dtype, &stored.bytes[part * length..(part + 1) * length], &mut values);
+    let data = TensorData::new(values, parameter.file_shape());
+    let tensor = AnyTensor::from_data(data, &crate::device::host());
+    let tensor = tensor.ok_or_else(|| archive.fail(format!("`{}` has a rank above 6", slot.key)))?;
+    Ok(match (parameter.linear, tensor) {
+        (true, AnyTensor::F2(matrix)) => matrix.transpose().into(),
+        (_, tensor) => tensor,
+    })
 }

@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::dims::Dims;
+use crate::layout::Layout;
 use crate::node::{Node, NodeError, NodeSpec, Part};
 use crate::port::Ports;
 
@@ -50,13 +51,35 @@ pub struct Count {
     pub flops: u64,
 }
 
-/// A parameter as the graph sees it.
+/// What is known of a parameter without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameter {
     /// Dotted path of field names.
     pub path: String,
-    /// Whether it is the matrix of a linear layer.
+    /// Extent of each dim.
+    pub shape: Vec<usize>,
+    /// Whether it is the matrix of a linear layer, stored `[in, out]`.
     pub linear: bool,
+}
+
+impl Parameter {
+    /// The shape in a weights file, where linear layers are stored `[out, in]`.
+    pub fn file_shape(&self) -> Vec<usize> {
+        let mut shape = self.shape.clone();
+        if self.linear {
+            shape.reverse();
+        }
+        shape
+    }
+}
+
+/// A published network in the words of a kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Published {
+    /// Options of the kind.
+    pub options: Value,
+    /// Dims of its inputs, as far as the weights depend on them.
+    pub dims: Dims,
 }
 
 /// A kind as the graph sees it.
@@ -73,8 +96,13 @@ pub struct Entry {
     pub check: fn(&Value, &Dims) -> Vec<OptionProblem>,
     /// Counts parameters without making them.
     pub count: fn(&NodeSpec) -> Count,
-    /// Names of the parameters, without making them.
+    /// Lists the parameters, without making them.
     pub parameters: fn(&NodeSpec) -> Vec<Parameter>,
+    /// Ways in which files name the parameters.
+    pub layouts: fn(&NodeSpec) -> Vec<Layout>,
+    /// What the `config.json` beside published weights says in the words of the kind, as often as
+    /// they hold it; nothing when they are of another network.
+    pub published: fn(&Value) -> Vec<Published>,
     /// Compares a weights file with the parameters, without making or reading them.
     pub check_weights: fn(&NodeSpec) -> Result<(), NodeError>,
     /// Writes the parameters of a saved state as a weights file with the keys that people have.

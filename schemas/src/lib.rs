@@ -15,6 +15,7 @@ mod follow;
 pub mod frame;
 pub mod graph;
 pub mod layers;
+pub mod layout;
 pub mod lora;
 mod names;
 pub mod node;

@@ -226,6 +226,31 @@ pub struct NodeSpec {
     pub lora: Option<crate::lora::Lora>,
 }
 
+impl NodeSpec {
+    /// A node that is not part of an experiment and does not train.
+    pub fn alone(kind: &str, options: serde_json::Value, dims: Dims) -> Self {
+        Self {
+            name: kind.to_owned(),
+            kind: kind.to_owned(),
+            options,
+            dims,
+            wired: Vec::new(),
+            wants: Vec::new(),
+            backward: false,
+            accumulate: one(),
+            optimizer: None,
+            frozen: Vec::new(),
+            seed: 0,
+            device: String::new(),
+            precision: Precision::F32,
+            checkpointing: false,
+            weights: None,
+            ema: None,
+            lora: None,
+        }
+    }
+}
+
 fn one() -> u32 {
     1
 }

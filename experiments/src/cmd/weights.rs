@@ -1,15 +1,20 @@
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
+use modules::archive::Archive;
+use modules::weights::convert::{self, Imported, Wanted};
 use schemas::checkpoint;
+use schemas::dims::Dims;
 use schemas::entry::find;
+use serde_json::{Map, Value, json};
 
 use crate::out::say;
 use crate::read::{self, Overrides};
 
-/// Weights files: take a trained node out of a run
+/// Weights files: look into them, bring published ones in, take trained ones out
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -18,20 +23,219 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// Write a node's parameters as safetensors with the keys of the public checkpoints
+    /// Show what a file or a folder holds, and which kinds know it
+    Inspect {
+        /// safetensors, .pt, .pth, .bin, an index, or a folder with them
+        path: PathBuf,
+        /// Part of a pickled checkpoint, for example `model`
+        #[arg(long)]
+        part: Option<String>,
+        /// Print one JSON object, with every tensor
+        #[arg(long)]
+        json: bool,
+    },
+    /// Split a published checkpoint into one file for each kind that knows it
+    Import {
+        /// safetensors, .pt, .pth, .bin, an index, or a folder with them
+        path: PathBuf,
+        /// Folder to write
+        folder: PathBuf,
+        /// Part of a pickled checkpoint, for example `model`
+        #[arg(long)]
+        part: Option<String>,
+        /// Kind to look for, where `config.json` does not tell
+        #[arg(long)]
+        kind: Option<String>,
+        /// Option of this kind, for example `preset=1b`; may be given several times
+        #[arg(long = "option", value_name = "NAME=VALUE", requires = "kind")]
+        options: Vec<String>,
+        /// Dim of its inputs that the weights depend on, for example `T=8`; may be given several times
+        #[arg(long = "dim", value_name = "NAME=VALUE", requires = "kind")]
+        dims: Vec<String>,
+    },
+    /// Write an imported checkpoint, or a node of a run, with the keys of the public checkpoints
     Export {
-        /// Directory of the run
-        run: PathBuf,
-        /// The node
-        node: String,
-        /// File to write
-        file: PathBuf,
+        /// Folder that `import` wrote, or directory of a run
+        from: PathBuf,
+        /// The node, of a run
+        #[arg(value_names = ["NODE] [FILE"], num_args = 1..=2, required = true)]
+        to: Vec<PathBuf>,
+        /// Layout of an imported checkpoint; the one that it had when absent
+        #[arg(long)]
+        layout: Option<String>,
     },
 }
 
-/// Exports from the newest checkpoint.
+/// Runs one of them.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let What::Export { run, node, file } = &args.what;
+    match &args.what {
+        What::Inspect { path, part, json } => inspect(path, part.as_deref(), *json),
+        What::Import { path, folder, part, kind, options, dims } => {
+            let wanted = match kind {
+                Some(kind) => vec![named(kind, options, dims)?],
+                None => convert::recognise(modules::REGISTRY, &folder_of(path))?,
+            };
+            import((path, part.as_deref()), folder, &wanted)
+        }
+        What::Export { from, to, layout } => match to.as_slice() {
+            [file] => {
+                let layout = layout.as_deref();
+                let count = convert::export(modules::REGISTRY, from, layout, file)?;
+                say!("wrote {count} tensors to {}", file.display());
+                Ok(ExitCode::SUCCESS)
+            }
+            [node, file] => export_node(from, &node.to_string_lossy(), file),
+            _ => bail!("name a file to write"),
+        },
+    }
+}
+
+/// Where `config.json` lies.
+fn folder_of(path: &Path) -> PathBuf {
+    if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(path).to_owned() }
+}
+
+fn pair(text: &str) -> anyhow::Result<(&str, &str)> {
+    text.split_once('=').with_context(|| format!("`{text}` is no NAME=VALUE"))
+}
+
+/// A kind with options and dims from the command line.
+fn named(kind: &str, options: &[String], dims: &[String]) -> anyhow::Result<Wanted> {
+    let entry = find(modules::REGISTRY, kind);
+    let entry = entry.with_context(|| format!("no kind is named `{kind}`; see `playhouse list`"))?;
+    let mut given = Map::new();
+    for option in options {
+        let (name, value) = pair(option)?;
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+        let mut place = &mut given;
+        let mut names: Vec<&str> = name.split('.').collect();
+        let last = names.pop().unwrap_or_default();
+        for name in names {
+            let inner = place.entry(name).or_insert_with(|| json!({}));
+            place = inner.as_object_mut().with_context(|| format!("`{option}` sets twice"))?;
+        }
+        place.insert(last.to_owned(), value);
+    }
+    let options = (entry.resolve)(&Value::Object(given));
+    let options = options.map_err(|problem| {
+        anyhow::anyhow!("option `{}` of `{kind}`: {}", problem.option, problem.message)
+    })?;
+    let mut sizes = Dims::new();
+    for dim in dims {
+        let (name, value) = pair(dim)?;
+        let value = value.parse().with_context(|| format!("`{dim}` is no number"))?;
+        sizes.insert(name.to_owned(), value);
+    }
+    Ok(Wanted { kind: kind.to_owned(), options, dims: sizes })
+}
+
+fn import(
+    (path, part): (&Path, Option<&str>),
+    folder: &Path,
+    wanted: &[Wanted],
+) -> anyhow::Result<ExitCode> {
+    let archive = Archive::open_at(path, part)?;
+    notes(&archive);
+    let imported = convert::import(modules::REGISTRY, &archive, wanted, path, folder)?;
+    report(&imported);
+    say!("wrote {}", folder.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(imported: &Imported) {
+    let all = imported.tensors.len();
+    for part in &imported.parts {
+        let before = match part.prefix.as_str() {
+            "" => String::new(),
+            prefix => format!(", after `{prefix}`"),
+        };
+        say!("{:<28} {:>5} tensors, layout {}{before}", part.kind, part.tensors, part.layout);
+    }
+    say!("{} of {all} tensors belong to a kind", all - imported.rest.len());
+    for (key, reason) in &imported.rest {
+        say!("kept as it is: `{key}`: {reason}");
+    }
+}
+
+fn notes(archive: &Archive) {
+    for note in &archive.metadata().notes {
+        say!("{note}");
+    }
+    for skipped in &archive.metadata().skipped {
+        say!("skipped `{}`, a {}", skipped.path, skipped.what);
+    }
+}
+
+/// A key with stars for its numbers.
+fn group(key: &str) -> String {
+    let star = |name: &str| {
+        let number = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
+        if number { "*".to_owned() } else { name.to_owned() }
+    };
+    key.split('.').map(star).collect::<Vec<_>>().join(".")
+}
+
+fn inspect(path: &Path, part: Option<&str>, print_json: bool) -> anyhow::Result<ExitCode> {
+    let archive = Archive::open_at(path, part)?;
+    let wanted = convert::recognise(modules::REGISTRY, &folder_of(path))?;
+    let found = wanted.iter().map(|wanted| {
+        let found = convert::cover(modules::REGISTRY, &archive, wanted);
+        (wanted.kind.clone(), found.map_err(|error| error.to_string()))
+    });
+    let found: Vec<_> = found.collect();
+    if print_json {
+        let tensors: BTreeMap<&str, Value> = archive
+            .keys()
+            .map(|(key, info)| (key, json!({ "dtype": info.dtype.name(), "shape": info.shape })))
+            .collect();
+        let kinds: BTreeMap<&String, Value> = found
+            .iter()
+            .map(|(kind, found)| {
+                let value = match found {
+                    Ok(part) => json!({ "tensors": part.tensors, "layout": part.layout }),
+                    Err(reason) => json!({ "problem": reason }),
+                };
+                (kind, value)
+            })
+            .collect();
+        let bytes = archive.total_bytes();
+        let format = archive.metadata().format.name();
+        say!("{}", json!({ "format": format, "bytes": bytes, "tensors": tensors, "kinds": kinds }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    notes(&archive);
+    let mut groups: Vec<(String, String, usize)> = Vec::new();
+    for (key, info) in archive.keys() {
+        let what = format!("{} {:?}", info.dtype.name(), info.shape);
+        let key = group(key);
+        match groups.iter_mut().find(|(other, of, _)| *other == key && *of == what) {
+            Some((_, _, count)) => *count += 1,
+            None => groups.push((key, what, 1)),
+        }
+    }
+    for (key, what, count) in groups {
+        let times = if count > 1 { format!("  x {count}") } else { String::new() };
+        say!("{key:<60} {what}{times}");
+    }
+    let values: usize = archive.keys().map(|(_, info)| info.shape.iter().product::<usize>()).sum();
+    say!();
+    let format = archive.metadata().format.name();
+    let bytes = archive.total_bytes();
+    say!("{format}: {} tensors, {values} values, {bytes} bytes", archive.keys().len());
+    for (kind, found) in &found {
+        match found {
+            Ok(part) => say!("{kind}: {} tensors, layout {}", part.tensors, part.layout),
+            Err(reason) => say!("{kind}: {reason}"),
+        }
+    }
+    if found.is_empty() {
+        say!("no `config.json` beside it that a kind knows; `import --kind` names one");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Exports a node from the newest checkpoint of a run.
+fn export_node(run: &Path, node: &str, file: &Path) -> anyhow::Result<ExitCode> {
     let checked = match read::experiment(&run.join("experiment.yaml"), &Overrides::default())? {
         Ok(checked) => checked,
         Err(problems) => {

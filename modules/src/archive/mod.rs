@@ -173,6 +173,11 @@ impl Archive {
         Self::open_at(path, None)
     }
 
+    /// An error about this archive.
+    pub(crate) fn fail(&self, reason: String) -> NodeError {
+        fault(&self.path, reason)
+    }
+
     /// Opens the part of an archive whose keys begin with `prefix` and a dot, without that beginning.
     /// An empty prefix is everything.
     pub fn open_at(path: &Path, prefix: Option<&str>) -> Result<Self, NodeError> {

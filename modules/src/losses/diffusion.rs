@@ -20,9 +20,10 @@ use schemas::entry::{Entry, OptionProblem};
 use schemas::node::NodeError;
 use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind};
+use crate::kind::{self, Call, Kind, Published};
 use crate::layers::diffusion::denoiser::{Denoiser, DenoiserConfig, Preset, SizeOptions};
 use crate::layers::diffusion::draws;
 use crate::layers::diffusion::network::layout;
@@ -30,6 +31,7 @@ use crate::layers::diffusion::process::{Terms, Variance};
 use crate::layers::diffusion::schedule::Schedule;
 use crate::layers::size::side;
 use crate::layout::Layout;
+use crate::published::{count, dims};
 use crate::rng::Key;
 use crate::tensors::Tensors;
 
@@ -198,6 +200,15 @@ impl Kind for Config {
             Some(vb) => outputs.measure("vb", mean(vb.inner(), weight)),
             None => outputs,
         })
+    }
+
+    fn published(config: &Value) -> Option<Published> {
+        // The demonstration of a chain keeps the sizes of its network in an entry of its own.
+        let net = if config["loop"].is_object() { &config["loop"] } else { config };
+        let (width, depth) = (count(net, "width")?, count(net, "depth")?);
+        let options = json!({ "size": { "width": width, "depth": depth } });
+        let (inside, channels) = (count(net, "z_channels")?, count(net, "target_channels")?);
+        Some(Published { options, dims: dims([("Z", inside), ("C", channels)]) })
     }
 
     fn layouts(&self) -> Vec<Layout> {

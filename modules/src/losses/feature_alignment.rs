@@ -21,9 +21,10 @@ use schemas::entry::{Entry, OptionProblem};
 use schemas::node::NodeError;
 use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind};
+use crate::kind::{self, Call, Kind, Published};
 use crate::layers::block;
 use crate::layers::linear::Linear;
 use crate::layers::mlp::{Activation, Mlp};
@@ -31,6 +32,7 @@ use crate::layers::norm::{Norm, unit};
 use crate::layers::size::side;
 use crate::layers::{positions, tokens};
 use crate::layout::Layout;
+use crate::published::{count, dims, says, sides};
 use crate::tensors::Tensors;
 
 /// What is aligned.
@@ -201,6 +203,37 @@ impl Config {
     }
 }
 
+/// The three groups of heads of InternVideo2's stage 1, from the arguments of the official code.
+fn of_stage_1(config: &Value) -> Option<Vec<Published>> {
+    if !says(config, "model", "pretrain_internvideo2") {
+        return None;
+    }
+    let of = |field: &str| count(config, field);
+    let [height, image_width] = sides(config, "img_size")?;
+    let (patch, tubelet) = (of("patch_size")?, of("tubelet_size")?);
+    let lattice = [of("num_frames")? / tubelet, height / patch, image_width / patch];
+    let [t, h, w] = lattice;
+    let (all, width, depth) = (t * h * w, of("embed_dim")?, of("depth")?);
+    let tokens = |group: &str, head: &str, front: usize| {
+        let last = of(&format!("{group}_return_layer"))?;
+        let options = json!({
+            "group": group,
+            "head": head,
+            "last": last,
+            "interval": config[format!("{group}_student_return_interval")].as_f64()?,
+        });
+        let taught = of(&format!("{group}_teacher_embed_dim"))?;
+        let student = [("K", depth), ("S", 1 + all), ("D", width)];
+        let teacher = [("L", last), ("M", front + all), ("E", taught)];
+        let mut sizes = dims([("t", t), ("h", h), ("w", w)]);
+        sizes.extend(dims(student).into_iter().chain(dims(teacher)));
+        Some(Published { options, dims: sizes })
+    };
+    let pooled = [("D", of("clip_embed_dim")?), ("E", of("clip_teacher_final_dim")?)];
+    let pooled = Published { options: json!({ "of": "pooled" }), dims: dims(pooled) };
+    Some(vec![tokens("clip", "linear", 1)?, tokens("mae", "mlp", 0)?, pooled])
+}
+
 impl Kind for Config {
     type Module = FeatureAlignment;
 
@@ -307,6 +340,10 @@ impl Kind for Config {
         };
         let loss = cosine.clone().mul_scalar(-2.0).add_scalar(2.0);
         Ok(Tensors::of("loss", loss).measure("cosine", cosine.inner()))
+    }
+
+    fn all_published(config: &Value) -> Vec<Published> {
+        of_stage_1(config).unwrap_or_default()
     }
 
     fn layouts(&self) -> Vec<Layout> {

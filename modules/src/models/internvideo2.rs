@@ -22,9 +22,10 @@ use schemas::entry::{Entry, OptionProblem};
 use schemas::node::NodeError;
 use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind};
+use crate::kind::{self, Call, Kind, Published};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::drop_path::dropout;
 use crate::layers::linear::Linear;
@@ -37,6 +38,7 @@ use crate::layers::size::{
 };
 use crate::layers::{positions, tokens};
 use crate::layout::Layout;
+use crate::published::{count, dims, hidden, says, sides};
 use crate::rng::Key;
 use crate::tensors::Tensors;
 
@@ -243,6 +245,24 @@ impl Config {
     }
 }
 
+/// Sizes from the arguments of the official code.
+pub(crate) fn of_official(config: &Value) -> Option<Value> {
+    let width = count(config, "embed_dim")?;
+    Some(json!({
+        "size": {
+            "patch": count(config, "patch_size")?,
+            "tubelet": count(config, "tubelet_size").unwrap_or(1),
+            "width": width,
+            "depth": count(config, "depth")?,
+            "heads": count(config, "num_heads")?,
+            "hidden": hidden(config, width)?,
+            "pool_heads": count(config, "attn_pool_num_heads")?,
+            "pooled": count(config, "clip_embed_dim")?,
+        },
+        "layer_scale": config["init_values"].as_f64()?,
+    }))
+}
+
 impl Kind for Config {
     type Module = InternVideo2;
 
@@ -347,6 +367,21 @@ impl Kind for Config {
         vec![official.rules(&[("extra_mlp.norm", "extra_mlp.0"), ("extra_mlp.mlp", "extra_mlp.1")])]
     }
 
+    fn published(config: &Value) -> Option<Published> {
+        let names = ["internvideo2", "internvideo2_ap", "pretrain_internvideo2"];
+        let name = names.into_iter().find(|name| says(config, "model", name))?;
+        let mut options = of_official(config)?;
+        let apart = config["sep_pos_embed"].as_bool().unwrap_or(false);
+        options["positions"] = if apart { "separable" } else { "joint" }.into();
+        options["extra_mlp"] = (name == "internvideo2_ap").into();
+        if let Some(classes) = count(config, "num_classes") {
+            options["classes"] = classes.into();
+        }
+        let [height, width] = sides(config, "img_size")?;
+        let frames = count(config, "num_frames")?;
+        Some(Published { options, dims: dims([("T", frames), ("H", height), ("W", width)]) })
+    }
+
     fn layers(&self) -> usize {
         self.size().depth
     }
@@ -366,7 +401,6 @@ mod tests {
     use super::*;
     use crate::parameters;
     use burn::tensor::Device;
-    use serde_json::json;
 
     /// Parameters of the blocks and of all, for clips of 8 frames of 224 x 224 pixels.
     fn count(preset: &str) -> (usize, usize) {

@@ -20,9 +20,10 @@ use schemas::entry::{Entry, OptionProblem};
 use schemas::node::NodeError;
 use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind};
+use crate::kind::{self, Call, Kind, Published};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::linear::Linear;
 use crate::layers::mlp::Activation;
@@ -32,6 +33,8 @@ use crate::layers::pool::AttentionPool;
 use crate::layers::positions;
 use crate::layers::size::{Size, SizeOptions, check_classes, check_share, check_taps, side};
 use crate::layout::Layout;
+use crate::models::internvideo2::of_official;
+use crate::published::{dims, says, sides};
 use crate::tensors::Tensors;
 
 /// The published size, and one for laptops.
@@ -232,6 +235,15 @@ impl Kind for Config {
 
     fn layouts(&self) -> Vec<Layout> {
         vec![Layout::new("official").fused().own_biases("cross_attn")]
+    }
+
+    fn published(config: &Value) -> Option<Published> {
+        if !says(config, "model", "internvl_clip") {
+            return None;
+        }
+        let options = of_official(config)?;
+        let [height, width] = sides(config, "img_size")?;
+        Some(Published { options, dims: dims([("T", 1), ("H", height), ("W", width)]) })
     }
 
     fn layers(&self) -> usize {

@@ -22,16 +22,18 @@ use schemas::entry::{Entry, OptionProblem};
 use schemas::node::NodeError;
 use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind};
+use crate::kind::{self, Call, Kind, Published};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::fixed_table::FixedTable;
 use crate::layers::linear::Linear;
-use crate::layers::norm::Norm;
+use crate::layers::norm::{Norm, NormKind};
 use crate::layers::size::{Size, SizeOptions, check_named, check_no_pool, check_share, side};
 use crate::layers::tokens;
 use crate::layout::Layout;
+use crate::published::{count, dims, hidden, is_a, says, sides};
 use crate::tensors::Tensors;
 
 /// Decoders of the published pre-training runs, and one for laptops.
@@ -50,7 +52,7 @@ pub enum Preset {
 }
 
 /// Options.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Size to start from.
@@ -59,6 +61,22 @@ pub struct Config {
     pub size: SizeOptions,
     /// Drop path rate of the last block, when the node trains.
     pub drop_path: f64,
+    /// ε of the norms of the blocks; Hugging Face writes 1e-12.
+    pub norm_eps: f64,
+    /// ε of the norm before the head; Hugging Face has 1e-5.
+    pub head_norm_eps: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            preset: Preset::default(),
+            size: SizeOptions::default(),
+            drop_path: 0.0,
+            norm_eps: 1e-6,
+            head_norm_eps: 1e-6,
+        }
+    }
 }
 
 /// The decoder.
@@ -155,12 +173,13 @@ impl Kind for Config {
         let init = &init.with_sigma(size.sigma);
         let lattice = ["t", "h", "w"].map(|symbol| side(dims, symbol));
         let plain = BlocksConfig::videomae(width, depth, heads, hidden);
-        let blocks = BlocksConfig { drop_path: self.drop_path, ..plain };
+        let norm = NormKind::Layer(self.norm_eps);
+        let blocks = BlocksConfig { drop_path: self.drop_path, norm, ..plain };
         VideoMaeDecoder {
             encoder_to_decoder: init.linear(side(dims, "D"), width, false, 1.0),
             mask_token: init.normal([1, 1, width], 0.02),
             blocks: block::blocks(&blocks, init),
-            norm: Norm::layer(width, 1e-6, init),
+            norm: Norm::layer(width, self.head_norm_eps, init),
             head: init.linear(width, size.voxels(), true, 1.0),
             table: FixedTable::new(lattice, width, None),
         }
@@ -191,6 +210,38 @@ impl Kind for Config {
         vec![official, inside(Layout::new("hf").videomae_blocks("decoder.decoder_layers."))]
     }
 
+    fn published(config: &Value) -> Option<Published> {
+        let hf = says(config, "model_type", "videomae") && is_a(config, "VideoMAEForPreTraining");
+        let official = says(config, "model", "videomaev2_pretrain");
+        let (patch, tubelet) = (count(config, "patch_size")?, count(config, "tubelet_size")?);
+        let of = |hf_name: &str, name: &str| {
+            count(config, &format!("decoder_{}", if hf { hf_name } else { name }))
+        };
+        if !hf && !official {
+            return None;
+        }
+        let width = of("hidden_size", "embed_dim")?;
+        let mut options = json!({ "size": {
+            "patch": patch,
+            "tubelet": tubelet,
+            "width": width,
+            "depth": of("num_hidden_layers", "depth")?,
+            "heads": of("num_attention_heads", "num_heads")?,
+            "hidden": of("intermediate_size", "hidden").or_else(|| hidden(config, width))?,
+        }});
+        if hf {
+            options["norm_eps"] = config["layer_norm_eps"].clone();
+            options["head_norm_eps"] = 1e-5.into();
+        }
+        let [rows, columns] = sides(config, if hf { "image_size" } else { "img_size" })?;
+        let frames = count(config, if hf { "num_frames" } else { "all_frames" })?;
+        let encoder = count(config, if hf { "hidden_size" } else { "encoder_embed_dim" })?;
+        let lattice = [("t", frames / tubelet), ("h", rows / patch), ("w", columns / patch)];
+        let mut dims = dims(lattice);
+        dims.extend([("D".to_owned(), encoder)]);
+        Some(Published { options, dims })
+    }
+
     fn layers(&self) -> usize {
         self.size().depth
     }
@@ -211,8 +262,6 @@ mod tests {
     use crate::parameters;
     use burn::tensor::Device;
     use schemas::node::At;
-    use serde_json::json;
-
     use crate::rng::Key;
 
     fn make(options: serde_json::Value, dims: &[(&str, usize)]) -> (Config, VideoMaeDecoder) {

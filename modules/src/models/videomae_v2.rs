@@ -23,20 +23,22 @@ use schemas::entry::{Entry, OptionProblem};
 use schemas::node::NodeError;
 use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind};
+use crate::kind::{self, Call, Kind, Published};
 use crate::layers::attention::AttentionConfig;
 use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::fixed_table::FixedTable;
 use crate::layers::linear::Linear;
-use crate::layers::norm::{Norm, unit};
+use crate::layers::norm::{Norm, NormKind, unit};
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::size::{
     Size, SizeOptions, check_classes, check_named, check_no_pool, check_share, check_taps, side,
 };
 use crate::layers::tokens;
 use crate::layout::Layout;
+use crate::published::{count, dims, hidden, is_a, says, sides};
 use crate::tensors::Tensors;
 
 /// Published sizes, and one for laptops.
@@ -83,6 +85,10 @@ pub struct Config {
     /// Classes of `logits`; no head when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
+    /// ε of the norms; Hugging Face writes 1e-12.
+    pub norm_eps: f64,
+    /// ε of the norm before the head; Hugging Face has 1e-5.
+    pub head_norm_eps: f64,
 }
 
 impl Default for Config {
@@ -98,6 +104,8 @@ impl Default for Config {
             across_heads: false,
             table_side: None,
             classes: None,
+            norm_eps: 1e-6,
+            head_norm_eps: 1e-6,
         }
     }
 }
@@ -154,7 +162,32 @@ impl Config {
         let (cosine, across_heads) = (self.cosine_attention, self.across_heads);
         let attention = AttentionConfig { cosine, across_heads, ..plain.attention };
         let (layer_scale, drop_path) = (self.layer_scale, self.drop_path);
-        BlocksConfig { attention, layer_scale, drop_path, ..plain }
+        let norm = NormKind::Layer(self.norm_eps);
+        BlocksConfig { attention, layer_scale, drop_path, norm, ..plain }
+    }
+}
+
+impl Config {
+    fn of_transformers(config: &Value) -> Option<Published> {
+        let [height, width] = sides(config, "image_size")?;
+        let mut options = json!({
+            "size": {
+                "patch": count(config, "patch_size")?,
+                "tubelet": count(config, "tubelet_size")?,
+                "width": count(config, "hidden_size")?,
+                "depth": count(config, "num_hidden_layers")?,
+                "heads": count(config, "num_attention_heads")?,
+                "hidden": count(config, "intermediate_size")?,
+            },
+            "norm_eps": config["layer_norm_eps"].as_f64()?,
+            "head_norm_eps": 1e-5,
+        });
+        if is_a(config, "VideoMAEForVideoClassification") {
+            options["classes"] = config["id2label"].as_object()?.len().into();
+        }
+        let frames = count(config, "num_frames")?;
+        let dims = dims([("B", 1), ("T", frames), ("H", height), ("W", width)]);
+        Some(Published { options, dims })
     }
 }
 
@@ -209,12 +242,12 @@ impl Kind for Config {
         let size = self.size();
         let init = &init.with_sigma(size.sigma);
         let (lattice, width) = (size.cut(dims), size.width);
-        let norm = || Norm::layer(width, 1e-6, init);
+        let norm = |eps| Norm::layer(width, eps, init);
         VideoMaeV2 {
             patch_embed: PatchEmbed::new(width, size.tubelet, size.patch, init),
             blocks: block::blocks(&self.blocks(), init),
-            norm: self.classes.is_none().then(norm),
-            fc_norm: self.classes.map(|_| norm()),
+            norm: self.classes.is_none().then(|| norm(self.norm_eps)),
+            fc_norm: self.classes.map(|_| norm(self.head_norm_eps)),
             head: self.classes.map(|classes| init.linear(width, classes, true, 1000.0)),
             table: FixedTable::new(lattice, width, self.table_side),
         }
@@ -255,6 +288,39 @@ impl Kind for Config {
             ("^head", "classifier"),
         ]);
         vec![official, hf]
+    }
+
+    fn published(config: &Value) -> Option<Published> {
+        let official = ["videomae_teacher", "videomaev2_finetune", "videomaev2_pretrain"];
+        if says(config, "model_type", "videomae") {
+            return Self::of_transformers(config);
+        }
+        if !official.iter().any(|name| says(config, "model", name)) {
+            return None;
+        }
+        let [height, image_width] = sides(config, "img_size")?;
+        let of = |name: &str| {
+            count(config, name).or_else(|| count(config, &format!("encoder_{name}")))
+        };
+        let width = of("embed_dim")?;
+        let mut options = json!({
+            "size": {
+                "patch": count(config, "patch_size")?,
+                "tubelet": count(config, "tubelet_size")?,
+                "width": width,
+                "depth": of("depth")?,
+                "heads": of("num_heads")?,
+                "hidden": hidden(config, width)?,
+            },
+            "layer_scale": config["init_values"].as_f64().unwrap_or(0.0),
+            "cosine_attention": config["cos_attn"].as_bool().unwrap_or(false),
+        });
+        if let Some(classes) = count(config, "num_classes") {
+            options["classes"] = classes.into();
+        }
+        let frames = count(config, "all_frames")?;
+        let dims = dims([("B", 1), ("T", frames), ("H", height), ("W", image_width)]);
+        Some(Published { options, dims })
     }
 
     fn layers(&self) -> usize {

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use safetensors::{Dtype, SafeTensors};
 use schemas::node::NodeError;
 
+use crate::archive::{Archive, Dtype, Info};
 use crate::layout::{Layout, Slot};
 use crate::parameters::Parameter;
 
@@ -12,6 +12,8 @@ use crate::parameters::Parameter;
 pub(crate) struct Found {
     /// Layout of the file.
     pub(crate) layout: String,
+    /// What all keys begin with.
+    pub(crate) prefix: String,
     /// Parameters in the order of the module.
     pub(crate) slots: Vec<(Parameter, Slot)>,
     /// Keys that no parameter takes.
@@ -24,16 +26,14 @@ type Held = BTreeMap<String, (Dtype, Vec<usize>)>;
 /// Finds all parameters in one of the layouts. All keys of a file may begin with the same text, as in
 /// a checkpoint of which this module is a part.
 pub(crate) fn find(
-    file: &str,
-    tensors: &SafeTensors<'_>,
+    archive: &Archive,
     parameters: &[Parameter],
     layouts: &[Layout],
 ) -> Result<Found, NodeError> {
-    let held =
-        tensors.iter().map(|(key, view)| (key.to_owned(), (view.dtype(), view.shape().to_vec())));
-    let held: Held = held.collect();
-    let fail = |reason: String| NodeError::Weights { file: file.to_owned(), reason };
-    let mut best: Option<(usize, Vec<Slot>, &Layout)> = None;
+    let one = |(key, info): (&str, Info<'_>)| (key.to_owned(), (info.dtype, info.shape.to_vec()));
+    let held: Held = archive.keys().map(one).collect();
+    let fail = |reason: String| archive.fail(reason);
+    let mut best: Option<(usize, Vec<Slot>, &Layout, String)> = None;
     let mut fit: Vec<String> = Vec::new();
     for layout in layouts {
         let slots: Vec<Slot> = parameters.iter().map(|p| layout.slot(&p.path)).collect();
@@ -47,21 +47,23 @@ pub(crate) fn find(
             {
                 fit.push(prefix.clone());
             }
-            if best.as_ref().is_none_or(|(most, _, _)| there > *most) {
-                best = Some((there, slots, layout));
+            if best.as_ref().is_none_or(|(most, ..)| there > *most) {
+                best = Some((there, slots, layout, prefix));
             }
         }
     }
-    let Some((_, slots, layout)) = best else {
+    let Some((_, slots, layout, prefix)) = best else {
         return Err(fail("is in no known layout".to_owned()));
     };
     // A part of the file that is named like the module is not confused with a deeper one.
     if fit.len() > 1 && !fit.iter().any(String::is_empty) {
         let names: Vec<String> = fit.iter().map(|prefix| format!("`{prefix}`")).collect();
-        let reason = format!("holds this kind more than once, under {}", names.join(" and "));
+        let names = names.join(" and ");
+        let reason =
+            format!("holds this kind more than once, under {names}; write # and one of them after the file");
         return Err(fail(reason));
     }
-    matched(&held, parameters, slots, layout).map_err(fail)
+    matched(&held, parameters, slots, (layout, prefix)).map_err(fail)
 }
 
 /// Text before the keys: none, or what stands before the first parameters.
@@ -80,7 +82,7 @@ fn matched(
     held: &Held,
     parameters: &[Parameter],
     slots: Vec<Slot>,
-    layout: &Layout,
+    (layout, prefix): (&Layout, String),
 ) -> Result<Found, String> {
     let mut problems = Vec::new();
     let mut unused: BTreeSet<&String> = held.keys().collect();
@@ -98,7 +100,7 @@ fn matched(
         let expected = slot.file_shape(parameter.file_shape());
         if squeezed(shape) != squeezed(&expected) {
             problems.push(format!("`{key}` is {shape:?}, expected {expected:?}"));
-        } else if !matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+        } else if !dtype.is_float() {
             problems.push(format!("`{key}` has dtype {dtype:?}, not a float"));
         } else {
             found.push((parameter.clone(), slot));
@@ -106,7 +108,7 @@ fn matched(
     }
     let unused: Vec<String> = unused.into_iter().cloned().collect();
     if problems.is_empty() {
-        return Ok(Found { layout: layout.name.to_owned(), slots: found, unused });
+        return Ok(Found { layout: layout.name.to_owned(), prefix, slots: found, unused });
     }
     let more = problems.len().saturating_sub(8);
     problems.truncate(8);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor};
+use modules::archive::Archive;
 use modules::init::Init;
 use modules::kind::{Call, Kind};
 use modules::layout::Slot;
@@ -11,7 +12,6 @@ use modules::parameters::Parameter;
 use modules::rng::Key;
 use modules::tensors::{AnyTensor, Tensors};
 use modules::{parameters, weights};
-use safetensors::SafeTensors;
 use schemas::dims::Dims;
 use schemas::node::At;
 use serde_json::Value;
@@ -43,10 +43,9 @@ impl<K: Kind + std::fmt::Debug> Network<K> {
         let problems = kind.check(dims);
         assert!(problems.is_empty(), "{problems:?}");
         let module = kind.init(dims, &Init::new(0, "golden", &autodiff()));
-        let bytes = fixture.bytes(file);
-        let tensors = SafeTensors::deserialize(&bytes).expect("a fixture holds safetensors");
-        let layouts = weights::layouts(&kind);
-        let (module, coverage) = weights::load_tensors(file, &tensors, module, &layouts)
+        let archive = Archive::open(&fixture.folder.join(file));
+        let archive = archive.unwrap_or_else(|error| panic!("{error}"));
+        let (module, coverage) = weights::load(&archive, module, &weights::layouts(&kind))
             .unwrap_or_else(|error| panic!("{error}"));
         let taken = coverage.slots.values().map(|slot| slot.key.clone()).collect();
         Self { kind, module, taken, slots: coverage.slots }

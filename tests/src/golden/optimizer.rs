@@ -4,13 +4,13 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use modules::archive::Archive;
 use modules::init::Init;
 use modules::layers::linear::Linear;
 use modules::layout::Layout;
 use modules::optimizer::{AdamW, Rates};
 use modules::tensors::AnyTensor;
 use modules::{parameters, weights};
-use safetensors::SafeTensors;
 use schemas::node::{Optimizer, Part, Schedule};
 use serde_json::json;
 
@@ -33,9 +33,9 @@ impl Net {
             fc1: init.linear(inputs, hidden, true, 1.0),
             fc2: init.linear(hidden, outputs, true, 1.0),
         };
-        let bytes = fixture.bytes("model.safetensors");
-        let tensors = SafeTensors::deserialize(&bytes).expect("a fixture holds safetensors");
-        weights::load_tensors("model.safetensors", &tensors, net, &[Layout::new("paths")])
+        let archive = Archive::open(&fixture.folder.join("model.safetensors"));
+        let archive = archive.unwrap_or_else(|error| panic!("{error}"));
+        weights::load(&archive, net, &[Layout::new("paths")])
             .unwrap_or_else(|error| panic!("{error}"))
             .0
     }
