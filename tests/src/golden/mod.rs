@@ -13,13 +13,14 @@ pub mod optimizer;
 pub mod preprocess;
 pub mod report;
 pub mod teachers;
+pub mod tokenizer;
 
 use std::path::Path;
 
 use report::Report;
 
 /// Fixtures that must be handled, sorted.
-pub const KNOWN: [&str; 10] = [
+pub const KNOWN: [&str; 12] = [
     "adamw_cosine",
     "internvideo2_ap",
     "internvideo2_attention_mask",
@@ -28,6 +29,8 @@ pub const KNOWN: [&str; 10] = [
     "internvideo2_pretrain",
     "internvl_clip_teacher",
     "preprocess",
+    "tokenizer_llama_bpe",
+    "tokenizer_wordpiece",
     "videomaev2_finetune",
     "videomaev2_pretrain",
 ];
@@ -43,6 +46,7 @@ pub fn check(folder: &Path) -> Option<Report> {
         "internvideo2_pretrain" => alignment::check(folder),
         "internvl_clip_teacher" => teachers::check_internvl(folder),
         "preprocess" => Report::of_problems(folder, preprocess::check(folder).err()),
+        "tokenizer_llama_bpe" | "tokenizer_wordpiece" => tokenizer::check(folder),
         "videomaev2_finetune" => teachers::check_finetune(folder),
         "videomaev2_pretrain" => autoencoder::check(folder),
         _ => return None,
