@@ -97,6 +97,7 @@ proptest! {
         let mut rest = decoded.as_str();
         for span in &dialogue.answers {
             let labelled: String = letters[span.clone()].iter().collect();
+            rest = rest.trim_start();
             let at = rest.find(labelled.trim());
             prop_assert!(at.is_some_and(|at| at <= 2), "{labelled:?} in {rest:?}");
             rest = &rest[at.unwrap() + labelled.trim().len()..];

@@ -7,12 +7,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use minijinja::machinery::{Instruction, Instructions};
+use minijinja::machinery::{self, Instruction, Instructions, Token};
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 /// Bytes of text in one value, with all that it holds.
 const VALUE: usize = 8 << 20;
+/// What a value counts beside its text.
+const NODE: usize = 16;
 /// Bytes of text and numbers of values that a rendering may build in all.
 const TOTAL: usize = 128 << 20;
 /// Values in values.
@@ -23,6 +26,8 @@ const STEPS_A_MESSAGE: u64 = 1_000;
 
 const MEASURE: &str = "__measure";
 const MEASURE_PLAIN: &str = "__measure_plain";
+/// A variable that is 1.
+const ONE: &str = "__one";
 /// The engine looks a filter with this number up each time.
 const NO_CACHE: u8 = !0;
 
@@ -53,7 +58,7 @@ impl Budget {
         let mut text = 0;
         self.walk(value, plain, 0, &mut text)?;
         // Text in collections was paid for when it was made.
-        self.spend(if value.as_str().is_some() { text } else { 1 })
+        self.spend(if value.as_str().is_some() { text } else { NODE })
     }
 
     fn walk(
@@ -66,7 +71,7 @@ impl Budget {
         if depth > DEPTH {
             return Err(too_much(&format!("values in more than {DEPTH} values")));
         }
-        *text += value.as_str().map_or(1, str::len);
+        *text += NODE + value.as_str().map_or(0, str::len);
         if *text > VALUE {
             return Err(too_much(&format!("a value of more than {} MiB", VALUE >> 20)));
         }
@@ -80,7 +85,7 @@ impl Budget {
             return Err(too_much("a namespace in a namespace"));
         }
         for item in value.try_iter()? {
-            self.spend(1)?;
+            self.spend(NODE)?;
             if kind == ValueKind::Map {
                 self.walk(&value.get_item(&item)?, plain, depth + 1, text)?;
             }
@@ -97,6 +102,7 @@ pub(super) fn limit(environment: &mut Environment<'_>, messages: usize) {
         environment.remove_filter(name);
     }
     environment.remove_global("debug");
+    environment.add_global(ONE, 1);
     let budget = Budget(Arc::new(AtomicUsize::new(TOTAL)));
     for (name, plain) in [(MEASURE, false), (MEASURE_PLAIN, true)] {
         let budget = budget.clone();
@@ -187,6 +193,26 @@ pub(super) fn method(
         _ => {}
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, arguments)
+}
+
+/// The source with ` *` as ` *__one*`. The compiler multiplies constants by itself, unmeasured; with
+/// a variable among them it does not.
+pub(super) fn unfolded(source: &str, syntax: SyntaxConfig) -> String {
+    let (mut result, mut done) = (String::with_capacity(source.len()), 0);
+    let mut operand = false;
+    for (token, span) in machinery::tokenize(source, false, syntax).map_while(Result::ok) {
+        let end = span.end_offset as usize;
+        // After an opening or a comma the sign spreads arguments.
+        if operand && matches!(token, Token::Mul) && source[..end].ends_with('*') {
+            result.push_str(&source[done..end]);
+            result.push_str(ONE);
+            result.push('*');
+            done = end;
+        }
+        operand = !matches!(token, Token::ParenOpen | Token::BracketOpen | Token::Comma);
+    }
+    result.push_str(&source[done..]);
+    result
 }
 
 /// The same instructions, with measures where values are built or written.

@@ -147,8 +147,10 @@ impl ChatTemplate {
             return Err(failed(format!("it has more than {LARGEST} bytes")));
         }
         let (source, blocks) = python::generation_blocks(source);
-        let syntax = syntax().map_err(|error| failed(error.to_string()))?;
-        machinery::parse(&source, name, syntax).map_err(|error| failed(error.to_string()))?;
+        let explained = |error: minijinja::Error| failed(error.to_string());
+        let syntax = syntax().map_err(explained)?;
+        let source = bounds::unfolded(&source, syntax.clone());
+        machinery::parse(&source, name, syntax).map_err(explained)?;
         let (name, variables) = (name.to_owned(), BTreeMap::new());
         Ok(Self { name, source, variables, date: None, blocks })
     }

@@ -2,6 +2,7 @@
 
 use super::Tokenizer;
 use super::error::TextError;
+use super::files::guarded;
 
 impl Tokenizer {
     /// The text of ids; `skip_special` leaves special tokens out.
@@ -19,8 +20,8 @@ impl Tokenizer {
     }
 
     fn decode_ids(&self, ids: &[u32], skip_special: bool) -> Result<String, TextError> {
-        let failed = |error: tokenizers::Error| TextError::Decode { reason: error.to_string() };
-        self.inner.decode(ids, skip_special).map_err(failed)
+        let text = guarded(|| self.inner.decode(ids, skip_special));
+        text.map_err(|reason| TextError::Decode { reason })
     }
 }
 

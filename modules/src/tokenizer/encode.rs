@@ -1,6 +1,7 @@
 //! Text to ids.
 
 use super::error::TextError;
+use super::files::guarded;
 use super::{Special, Tokenizer};
 use tokenizers::{PostProcessor, TruncationDirection};
 
@@ -134,11 +135,11 @@ impl Tokenizer {
         input: impl Into<Input<'a>>,
         special: bool,
     ) -> Result<Encoded, TextError> {
-        let encoding = match input.into() {
+        let encoding = guarded(|| match input.into() {
             Input::Single(text) => self.inner.encode_char_offsets(text, special),
             Input::Pair(first, second) => self.inner.encode_char_offsets((first, second), special),
-        };
-        let encoding = encoding.map_err(|error| TextError::Encode { reason: error.to_string() })?;
+        });
+        let encoding = encoding.map_err(|reason| TextError::Encode { reason })?;
         let wide = |ids: &[u32]| ids.iter().map(|&id| i64::from(id)).collect();
         Ok(Encoded {
             ids: wide(encoding.get_ids()),
@@ -182,15 +183,17 @@ impl Tokenizer {
         let processor = self.inner.get_post_processor();
         let special = processor.map_or(0, |processor| processor.added_tokens(false));
         let room = limit.checked_sub(special).ok_or(TextError::TooShort { limit, special })?;
-        let failed = |error: tokenizers::Error| TextError::Encode { reason: error.to_string() };
-        let mut plain = self.inner.encode_fast(text, false).map_err(failed)?;
         let side = match side {
             Side::Left => TruncationDirection::Left,
             Side::Right => TruncationDirection::Right,
         };
-        plain.truncate(room, 0, side);
-        plain.take_overflowing();
-        let cut = self.inner.post_process(plain, None, true).map_err(failed)?;
+        let cut = guarded(|| {
+            let mut plain = self.inner.encode_fast(text, false)?;
+            plain.truncate(room, 0, side);
+            plain.take_overflowing();
+            self.inner.post_process(plain, None, true)
+        });
+        let cut = cut.map_err(|reason| TextError::Encode { reason })?;
         Ok(cut.get_ids().iter().map(|&id| i64::from(id)).collect())
     }
 }

@@ -1,8 +1,10 @@
 //! The files of a tokenizer.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 use tokenizers::models::ModelWrapper;
 
@@ -32,8 +34,9 @@ pub(super) fn open(path: &Path) -> Result<(tokenizers::Tokenizer, Specials), Tex
         read(&file)?
     };
     let malformed = |reason: String| TextError::Malformed { file: file.clone(), reason };
-    let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)
-        .map_err(|error| malformed(format!("is no tokenizer: {error}; fetch it again")))?;
+    let broken = |error: String| malformed(format!("is no tokenizer: {error}; fetch it again"));
+    serde_json::from_slice::<IgnoredAny>(&bytes).map_err(|error| broken(error.to_string()))?;
+    let mut tokenizer = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(broken)?;
     // Lengths are said by the caller, for each batch.
     tokenizer.with_padding(None);
     tokenizer.with_truncation(None).map_err(|error| malformed(error.to_string()))?;
@@ -48,6 +51,15 @@ pub(super) fn open(path: &Path) -> Result<(tokenizers::Tokenizer, Specials), Tex
     }
     let specials = Specials::find(&tokenizer, &beside)?;
     Ok((tokenizer, specials))
+}
+
+/// Calls the library, which panics on some files that it should refuse.
+pub(super) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    // A tokenizer is not changed by its calls, so none is left half done.
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("the library gave up on it".to_owned()),
+    }
 }
 
 /// The file that holds the vocabulary.
