@@ -8,6 +8,8 @@ use modules::tokenizer::{
 use proptest::prelude::*;
 use tests::command::root;
 
+const FILES: [&str; 3] = ["tokenizer.json", "tokenizer_llama3.json", "tokenizer_clip.json"];
+
 fn folder() -> PathBuf {
     root().join("tests/golden/tokenizer_llama_bpe")
 }
@@ -55,7 +57,7 @@ proptest! {
         ids in prop::collection::vec(0..500i64, 0..40),
         skip: bool,
     ) {
-        for file in ["tokenizer.json", "tokenizer_llama3.json", "tokenizer_clip.json"] {
+        for file in FILES {
             let tokenizer = open(file);
             let whole = tokenizer.encode(text.as_str(), true).unwrap().ids;
             prop_assert_eq!(
@@ -63,7 +65,10 @@ proptest! {
                 tokenizer.decode(&whole, skip).unwrap()
             );
             // Ids as a model without training gives them.
-            prop_assert_eq!(streamed(&tokenizer, &ids, skip), tokenizer.decode(&ids, skip).unwrap());
+            prop_assert_eq!(
+                streamed(&tokenizer, &ids, skip),
+                tokenizer.decode(&ids, skip).unwrap()
+            );
         }
     }
 
@@ -109,7 +114,7 @@ proptest! {
 
     #[test]
     fn a_damaged_tokenizer_is_an_error_or_a_tokenizer(
-        file in prop::sample::select(vec!["tokenizer.json", "tokenizer_llama3.json", "tokenizer_clip.json"]),
+        file in prop::sample::select(&FILES[..]),
         cut in 0.0..1.0f64,
         at in 0.0..1.0f64,
         byte: u8,

@@ -195,8 +195,8 @@ pub(super) fn method(
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, arguments)
 }
 
-/// The source with ` *` as ` *__one*`. The compiler multiplies constants by itself, unmeasured; with
-/// a variable among them it does not.
+/// The source with a factor of 1 in each product. The compiler multiplies constants by itself,
+/// unmeasured; with a variable among them it does not.
 pub(super) fn unfolded(source: &str, syntax: SyntaxConfig) -> String {
     let (mut result, mut done) = (String::with_capacity(source.len()), 0);
     let mut operand = false;
