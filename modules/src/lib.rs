@@ -21,6 +21,7 @@ pub mod rng;
 pub mod segments;
 pub mod shapes;
 pub mod tensors;
+pub mod tokenizer;
 pub mod video;
 pub mod vjp;
 pub mod weights;

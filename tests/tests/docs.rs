@@ -9,7 +9,7 @@ use schemas::frame::{Frame, Frames};
 use schemas::node::{At, Node, NodeSpec, Update};
 use serde_json::{Value, json};
 use tests::command::{files, playhouse, root};
-use tests::examples::{gated_mean, gratings, huber};
+use tests::examples::{gated_mean, gratings, huber, text};
 
 fn page(name: &str) -> String {
     fs::read_to_string(root().join("docs/src").join(name)).unwrap()
@@ -117,6 +117,7 @@ fn files_of_the_how_to_pages_are_the_compiled_ones() {
         ("how_to/add_a_module.md", "gated_mean"),
         ("how_to/add_a_loss.md", "huber"),
         ("how_to/add_a_dataset.md", "gratings"),
+        ("text.md", "text"),
     ] {
         let source = fs::read_to_string(root().join(format!("tests/src/examples/{example}.rs")));
         let same = blocks(&page(page_name), "rust") == [source.unwrap()];
@@ -211,4 +212,19 @@ fn the_data_set_of_the_book_gives_equal_frames_for_equal_steps() {
     assert_eq!(first["video"].bytes(), again["video"].bytes());
     assert_ne!(first["video"].bytes(), second["video"].bytes());
     assert!(first["direction"].to_i64().iter().all(|direction| (0..4).contains(direction)));
+}
+
+#[test]
+fn the_text_of_the_book_becomes_ids_and_text_again() {
+    let golden = root().join("tests/golden");
+    let said = ["A man is riding a bicycle.", "Two dogs, playing!"];
+    let (batch, corrupted) = text::captions(&golden.join("tokenizer_wordpiece"), &said).unwrap();
+    assert_eq!(batch.shape, [2, 32]);
+    assert!(corrupted.ids.contains(&4) && corrupted.labels.iter().any(|&label| label > 4));
+    let folder = golden.join("tokenizer_llama_bpe");
+    let dialogue = text::dialogue(&folder, "What happens?", "A dog runs.").unwrap();
+    let labels: Vec<i64> = dialogue.labels.into_iter().filter(|&label| label >= 0).collect();
+    let tokenizer = modules::tokenizer::Tokenizer::open(&folder).unwrap();
+    assert_eq!(text::answer(&tokenizer, &labels).unwrap(), "A dog runs.");
+    assert_eq!(labels.last().copied(), tokenizer.id("</s>"));
 }

@@ -67,8 +67,9 @@ const ENDINGS: [&[&str]; 4] = [
 ];
 
 /// Files that win over others of their kind.
-const USUAL: [&str; 4] = [
+const USUAL: [&str; 5] = [
     "model.safetensors",
+    "weights.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",

@@ -14,6 +14,7 @@ pub mod optimizer;
 pub mod preprocess;
 pub mod report;
 pub mod teachers;
+pub mod tokenizer;
 
 use std::path::Path;
 
@@ -31,6 +32,8 @@ pub const KNOWN: [&str; 12] = [
     "internvl_clip_teacher",
     "mar_diffloss",
     "preprocess",
+    "tokenizer_llama_bpe",
+    "tokenizer_wordpiece",
     "videomaev2_finetune",
     "videomaev2_pretrain",
 ];
@@ -48,6 +51,7 @@ pub fn check(folder: &Path) -> Option<Report> {
         "internvl_clip_teacher" => teachers::check_internvl(folder),
         "mar_diffloss" => diffusion::check_mar(folder),
         "preprocess" => Report::of_problems(folder, preprocess::check(folder).err()),
+        "tokenizer_llama_bpe" | "tokenizer_wordpiece" => tokenizer::check(folder),
         "videomaev2_finetune" => teachers::check_finetune(folder),
         "videomaev2_pretrain" => autoencoder::check(folder),
         _ => return None,
