@@ -44,6 +44,7 @@ enum Command {
     Data(cmd::data::Args),
     Bench(cmd::bench::Args),
     Weights(cmd::weights::Args),
+    Conform(cmd::conform::Args),
 }
 
 /// Runs the command line. Exit codes: 0 done, 1 the work failed, 2 usage or unreadable input,
@@ -77,6 +78,7 @@ pub fn main_with(factory: &Factory) -> ExitCode {
         Command::Keys(args) => cmd::keys::run(&args),
         Command::Data(args) => cmd::data::run(&args),
         Command::Weights(args) => cmd::weights::run(&args),
+        Command::Conform(args) => cmd::conform::run(&args),
         Command::Bench(args) => cmd::bench::run(&args),
     };
     outcome.unwrap_or_else(|error| {

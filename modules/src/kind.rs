@@ -20,6 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::conform;
 use crate::host_node::HostNode;
 use crate::init::Init;
 use crate::kind_node::KindNode;
@@ -252,6 +253,7 @@ pub const fn entry<K: Kind>(about: &'static str) -> Entry {
         published: K::all_published,
         check_weights: check_weights::<K>,
         export: export::<K>,
+        conform: conform::run::<K>,
         build: build::<K>,
         about,
         source: false,
@@ -272,6 +274,10 @@ pub const fn host<H: Host>(about: &'static str) -> Entry {
         check_weights: |_| Ok(()),
         export: |spec, _, _| {
             let reason = format!("`{}` has no parameters to export", spec.kind);
+            Err(NodeError::State { reason })
+        },
+        conform: |spec, _, _| {
+            let reason = format!("`{}` works on host data; compare it in a test", spec.kind);
             Err(NodeError::State { reason })
         },
         build: build_host::<H>,

@@ -8,6 +8,7 @@
 
 mod adamw_ops;
 pub mod archive;
+pub mod conform;
 pub mod device;
 pub mod host_node;
 pub mod init;

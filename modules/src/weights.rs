@@ -180,7 +180,8 @@ fn read(archive: &Archive, slot: &Slot, parameter: &Parameter) -> Result<AnyTens
     widen(stored.dtype, &stored.bytes[part * length..(part + 1) * length], &mut values);
     let data = TensorData::new(values, parameter.file_shape());
     let tensor = AnyTensor::from_data(data, &crate::device::host());
-    let tensor = tensor.ok_or_else(|| archive.fail(format!("`{}` has a rank above 6", slot.key)))?;
+    let tensor =
+        tensor.ok_or_else(|| archive.fail(format!("`{}` has a rank above 6", slot.key)))?;
     Ok(match (parameter.linear, tensor) {
         (true, AnyTensor::F2(matrix)) => matrix.transpose().into(),
         (_, tensor) => tensor,

@@ -82,6 +82,32 @@ pub struct Published {
     pub dims: Dims,
 }
 
+/// The worst value of an array beside its reference.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compared {
+    /// Name of the array.
+    pub name: String,
+    /// Index of the value, row-major.
+    pub index: usize,
+    /// What was computed.
+    pub got: f64,
+    /// What was expected.
+    pub expected: f64,
+    /// How far off it is, in shares of the tolerance.
+    pub share: f64,
+}
+
+/// What came of comparing a kind with reference tensors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conformance {
+    /// Share of an array's largest value that it may be off.
+    pub tolerance: f64,
+    /// Arrays that were compared.
+    pub compared: Vec<Compared>,
+    /// Names of references that nothing was compared with.
+    pub left: Vec<String>,
+}
+
 /// A kind as the graph sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
@@ -107,6 +133,8 @@ pub struct Entry {
     pub check_weights: fn(&NodeSpec) -> Result<(), NodeError>,
     /// Writes the parameters of a saved state as a weights file with the keys that people have.
     pub export: fn(&NodeSpec, &Part, &std::path::Path) -> Result<(), NodeError>,
+    /// Compares the kind with a folder of reference tensors, with a tolerance or that of the folder.
+    pub conform: fn(&NodeSpec, &std::path::Path, Option<f64>) -> Result<Conformance, NodeError>,
     /// Makes the node, with parameters drawn or loaded.
     pub build: fn(&NodeSpec) -> Result<Box<dyn Node>, NodeError>,
     /// Text of the file that defines the kind, for `playhouse explain`.

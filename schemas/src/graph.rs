@@ -38,8 +38,11 @@ pub struct Surroundings {
 impl Surroundings {
     /// A path as written, or inside the experiment's folder when it is only there.
     pub fn locate(&self, path: &Path) -> PathBuf {
-        let beside = self.base.join(path);
-        if !path.exists() && beside.exists() { beside } else { path.to_owned() }
+        // What follows a `#` names a part of the file.
+        let whole = path.to_string_lossy();
+        let file = whole.split_once('#').map_or(path, |(file, _)| Path::new(file));
+        let there = file.exists() || !self.base.join(file).exists();
+        if there { path.to_owned() } else { self.base.join(path) }
     }
 }
 

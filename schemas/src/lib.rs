@@ -13,6 +13,7 @@ mod findings;
 mod flow;
 mod follow;
 pub mod frame;
+pub mod glob;
 pub mod graph;
 pub mod layers;
 pub mod layout;

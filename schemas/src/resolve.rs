@@ -77,12 +77,43 @@ fn resolve(
         let message = format!("`{}` has no option `{key}`", config.kind);
         report.add(context.problem(Code::Unknown, &format!("{path}.{key}"), message).hint(hint));
     }
+    let options = merged(published(context, config, entry), options);
     let options = read_options(context, (&path, &config.kind), entry, options, report)?;
     let wired: Vec<String> =
         connected(config).into_iter().map(|(port, _)| port).filter(|p| p != WEIGHTS).collect();
     let ports = (entry.ports)(&options, &wired);
     check_inputs(context, name, config, &ports, report);
     Some(Resolved { entry, options, ports })
+}
+
+/// Options that the `config.json` in a folder of published weights stands for.
+fn published(
+    context: &Context<'_>,
+    config: &NodeConfig,
+    entry: &Entry,
+) -> serde_json::Map<String, Value> {
+    let read = || -> Option<serde_json::Map<String, Value>> {
+        let folder = context.around.locate(config.weights.as_ref()?);
+        let text = std::fs::read_to_string(folder.join("config.json")).ok()?;
+        let found = (entry.published)(&serde_json::from_str(&text).ok()?);
+        found.into_iter().next()?.options.as_object().cloned()
+    };
+    read().unwrap_or_default()
+}
+
+/// Options over others; what is written wins, name by name.
+fn merged(
+    mut under: serde_json::Map<String, Value>,
+    over: serde_json::Map<String, Value>,
+) -> serde_json::Map<String, Value> {
+    for (name, value) in over {
+        let value = match (under.remove(&name), value) {
+            (Some(Value::Object(under)), Value::Object(over)) => Value::Object(merged(under, over)),
+            (_, value) => value,
+        };
+        under.insert(name, value);
+    }
+    under
 }
 
 /// Reads options and reports all that do not fit: one that does not is left out, and the rest is

@@ -198,6 +198,28 @@ fn the_module_of_the_book_trains_as_a_node() {
 }
 
 #[test]
+fn the_module_that_was_brought_meets_the_references_of_its_script() {
+    let folder = root().join("tests/conform/gated_mean");
+    let script = fs::read_to_string(folder.join("references.py")).unwrap();
+    assert!(blocks(&page("how_to/bring_your_own.md"), "python") == [script], "the script");
+    let entry = gated_mean::ENTRY;
+    let spec = NodeSpec::alone("models/gated_mean", json!({}), schemas::dims::Dims::new());
+    let found = (entry.conform)(&spec, &folder, None).unwrap();
+    assert!(found.left.is_empty(), "{:?}", found.left);
+    let names: Vec<&str> = found.compared.iter().map(|one| one.name.as_str()).collect();
+    let gate = ["grad_param.gate.bias", "grad_param.gate.weight"];
+    assert_eq!(names, ["pooled", "grad_input.tokens", gate[0], gate[1]]);
+    for one in &found.compared {
+        assert!(one.share < 1.0, "{one:?}");
+    }
+    // Another temperature is another function.
+    let options = json!({ "temperature": 1.0 });
+    let spec = NodeSpec::alone("models/gated_mean", options, schemas::dims::Dims::new());
+    let found = (entry.conform)(&spec, &folder, None).unwrap();
+    assert!(found.compared[0].share > 100.0, "{:?}", found.compared);
+}
+
+#[test]
 fn the_data_set_of_the_book_gives_equal_frames_for_equal_steps() {
     let options = json!({ "batch": 2, "frames": 4, "size": 8 });
     let ports = (gratings::ENTRY.ports)(&(gratings::ENTRY.resolve)(&options).unwrap(), &[]);

@@ -34,7 +34,8 @@ fn held(path: &Path) -> Held {
 fn import(file: &Path, folder: &Path, out: &Path) -> Imported {
     let wanted = convert::recognise(REGISTRY, folder).unwrap_or_else(|error| panic!("{error}"));
     let archive = Archive::open(file).unwrap_or_else(|error| panic!("{error}"));
-    convert::import(REGISTRY, &archive, &wanted, file, out).unwrap_or_else(|error| panic!("{error}"))
+    convert::import(REGISTRY, &archive, &wanted, file, out)
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]

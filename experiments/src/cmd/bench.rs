@@ -4,9 +4,10 @@ use std::process::ExitCode;
 use actors::transport::bench::{Plan, Row, bench_peer, bench_transport};
 use anyhow::Context as _;
 use clap::Subcommand;
+use schemas::node::Precision;
 use serde_json::json;
 
-use crate::bench::step;
+use crate::bench::{module, step};
 use crate::out::say;
 use crate::read::{self, Overrides};
 
@@ -57,6 +58,36 @@ enum What {
         #[arg(long)]
         json: bool,
     },
+    /// Single networks: forward and backward, beside transformers
+    Module {
+        /// Rounds; sides take turns
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Passes in each round, after one that is not counted
+        #[arg(long, default_value_t = 5)]
+        times: usize,
+        /// Threads of each side; all cores when absent
+        #[arg(long)]
+        threads: Option<usize>,
+        /// Only cases whose name holds this
+        #[arg(long, default_value = "")]
+        only: String,
+        /// A Python with PyTorch and transformers
+        #[arg(long)]
+        python: Option<PathBuf>,
+        /// Device of our side; the first of this build when absent
+        #[arg(long)]
+        device: Option<String>,
+        /// Compute in bf16 on both sides
+        #[arg(long)]
+        bf16: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// One side of a case of `bench module`
+    #[command(hide = true)]
+    Side,
     /// The second process of `bench transport`
     #[command(hide = true)]
     Peer {
@@ -85,6 +116,30 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let found = step::bench(&checked.graph, &plan)?;
             print_step(&found, *json)?;
         }
+        What::Module { rounds, times, threads, only, python, device, bf16, json } => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            let first = || modules::device::available()[0].to_owned();
+            let device = device.clone().unwrap_or_else(first);
+            let plan = module::Plan {
+                rounds: (*rounds).max(1),
+                times: (*times).max(1),
+                threads: threads.unwrap_or(cores),
+                only,
+                python: python.as_deref(),
+                device: &device,
+                precision: if *bf16 { Precision::Bf16 } else { Precision::F32 },
+            };
+            let mut each = |row: &module::Row| {
+                if !json {
+                    print_module(row);
+                }
+            };
+            let rows = module::bench(&plan, &mut each)?;
+            if *json {
+                say!("{}", serde_json::to_string_pretty(&rows)?);
+            }
+        }
+        What::Side => module::side()?,
         What::Peer { arguments } => bench_peer(arguments)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -124,6 +179,19 @@ fn as_json(row: &Row) -> serde_json::Value {
         "against": against, "what": row.what, "bytes": row.size, "unit": row.unit,
         "best": row.best, "median": row.median,
     })
+}
+
+fn print_module(row: &module::Row) {
+    let module::Row { name, ours, torch, ratios, peak } = row;
+    let (ms, mib) = (1000.0 * ours, *peak as f64 / f64::from(1 << 20));
+    match (torch, ratios) {
+        (Some(torch), Some([best, median, cpu, memory])) => say!(
+            "{name:<24} {ms:>9.1} ms, PyTorch {:>9.1} ms: {best:>5.2} best, {median:>5.2} median, \
+             {cpu:>5.2} of CPU time, {memory:>5.2} of memory",
+            1000.0 * torch
+        ),
+        _ => say!("{name:<24} {ms:>9.1} ms, {mib:>7.0} MiB"),
+    }
 }
 
 fn print_step(found: &step::StepBench, json: bool) -> anyhow::Result<()> {

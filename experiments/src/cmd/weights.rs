@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use modules::archive::Archive;
+use modules::archive::{Archive, Change};
 use modules::weights::convert::{self, Imported, Wanted};
 use schemas::checkpoint;
 use schemas::dims::Dims;
@@ -49,6 +49,10 @@ enum What {
         /// Option of this kind, for example `preset=1b`; may be given several times
         #[arg(long = "option", value_name = "NAME=VALUE", requires = "kind")]
         options: Vec<String>,
+        /// Change of the tensors whose keys fit a pattern, for example
+        /// `pos_embed={"resize_time":{"from":4,"to":8,"leading":1}}`; may be given several times
+        #[arg(long = "rule", value_name = "KEYS=RULE")]
+        rules: Vec<String>,
         /// Dim of its inputs that the weights depend on, for example `T=8`; may be given several times
         #[arg(long = "dim", value_name = "NAME=VALUE", requires = "kind")]
         dims: Vec<String>,
@@ -70,12 +74,12 @@ enum What {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.what {
         What::Inspect { path, part, json } => inspect(path, part.as_deref(), *json),
-        What::Import { path, folder, part, kind, options, dims } => {
+        What::Import { path, folder, part, kind, options, dims, rules } => {
             let wanted = match kind {
                 Some(kind) => vec![named(kind, options, dims)?],
                 None => convert::recognise(modules::REGISTRY, &folder_of(path))?,
             };
-            import((path, part.as_deref()), folder, &wanted)
+            import((path, part.as_deref()), folder, &wanted, &changes(rules)?)
         }
         What::Export { from, to, layout } => match to.as_slice() {
             [file] => {
@@ -99,15 +103,13 @@ fn pair(text: &str) -> anyhow::Result<(&str, &str)> {
     text.split_once('=').with_context(|| format!("`{text}` is no NAME=VALUE"))
 }
 
-/// A kind with options and dims from the command line.
-fn named(kind: &str, options: &[String], dims: &[String]) -> anyhow::Result<Wanted> {
-    let entry = find(modules::REGISTRY, kind);
-    let entry = entry.with_context(|| format!("no kind is named `{kind}`; see `playhouse list`"))?;
-    let mut given = Map::new();
-    for option in options {
+/// Options from the command line, as one object; dots in names go inside.
+pub(crate) fn options(given: &[String]) -> anyhow::Result<Value> {
+    let mut options = Map::new();
+    for option in given {
         let (name, value) = pair(option)?;
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-        let mut place = &mut given;
+        let mut place = &mut options;
         let mut names: Vec<&str> = name.split('.').collect();
         let last = names.pop().unwrap_or_default();
         for name in names {
@@ -116,26 +118,50 @@ fn named(kind: &str, options: &[String], dims: &[String]) -> anyhow::Result<Want
         }
         place.insert(last.to_owned(), value);
     }
-    let options = (entry.resolve)(&Value::Object(given));
+    Ok(Value::Object(options))
+}
+
+/// Dims from the command line.
+pub(crate) fn dims(given: &[String]) -> anyhow::Result<Dims> {
+    let one = |dim: &String| {
+        let (name, value) = pair(dim)?;
+        let value = value.parse().with_context(|| format!("`{dim}` is no number"))?;
+        Ok((name.to_owned(), value))
+    };
+    given.iter().map(one).collect()
+}
+
+/// A kind with options and dims from the command line.
+fn named(kind: &str, given: &[String], sizes: &[String]) -> anyhow::Result<Wanted> {
+    let entry = find(modules::REGISTRY, kind);
+    let entry =
+        entry.with_context(|| format!("no kind is named `{kind}`; see `playhouse list`"))?;
+    let options = (entry.resolve)(&options(given)?);
     let options = options.map_err(|problem| {
         anyhow::anyhow!("option `{}` of `{kind}`: {}", problem.option, problem.message)
     })?;
-    let mut sizes = Dims::new();
-    for dim in dims {
-        let (name, value) = pair(dim)?;
-        let value = value.parse().with_context(|| format!("`{dim}` is no number"))?;
-        sizes.insert(name.to_owned(), value);
-    }
-    Ok(Wanted { kind: kind.to_owned(), options, dims: sizes })
+    Ok(Wanted { kind: kind.to_owned(), options, dims: dims(sizes)? })
+}
+
+/// Rules from the command line.
+fn changes(rules: &[String]) -> anyhow::Result<Vec<Change>> {
+    let one = |text: &String| {
+        let (keys, rule) = pair(text)?;
+        let rule = serde_json::from_str(rule).with_context(|| format!("`{rule}` is no rule"))?;
+        Ok(Change { keys: keys.to_owned(), rule })
+    };
+    rules.iter().map(one).collect()
 }
 
 fn import(
     (path, part): (&Path, Option<&str>),
     folder: &Path,
     wanted: &[Wanted],
+    changes: &[Change],
 ) -> anyhow::Result<ExitCode> {
-    let archive = Archive::open_at(path, part)?;
+    let mut archive = Archive::open_at(path, part)?;
     notes(&archive);
+    archive.change(changes)?;
     let imported = convert::import(modules::REGISTRY, &archive, wanted, path, folder)?;
     report(&imported);
     say!("wrote {}", folder.display());

@@ -9,6 +9,7 @@
 //! that is not in `Dtype`) is an error when the archive is opened, with its key. Objects that are no
 //! tensors are listed in `Metadata::skipped`.
 
+mod change;
 mod dtype;
 mod folder;
 mod mapped;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 use schemas::node::NodeError;
 
+pub use change::Change;
 pub use dtype::{Dtype, narrow, widen};
 pub use write::{Declared, Plan, Written, write};
 
@@ -164,6 +166,8 @@ pub struct Archive {
     files: Vec<Mapped>,
     slots: BTreeMap<String, (usize, Slot)>,
     metadata: Metadata,
+    /// Tensors that rules changed.
+    changed: BTreeMap<String, Vec<u8>>,
 }
 
 impl Archive {
@@ -199,6 +203,7 @@ impl Archive {
                 skipped: Vec::new(),
                 notes: found.notes,
             },
+            changed: BTreeMap::new(),
         };
         let mut refused = BTreeMap::new();
         for file in &found.files {
@@ -342,6 +347,10 @@ impl Archive {
         let Some((at, slot)) = self.slots.get(key) else {
             return Err(fault(&self.path, format!("`{}` is missing", shown(key))));
         };
+        if let Some(bytes) = self.changed.get(key) {
+            let bytes = Cow::Borrowed(bytes.as_slice());
+            return Ok(Stored { dtype: slot.dtype, shape: &slot.shape, bytes });
+        }
         let file = &self.files[*at];
         let bytes = file.read(slot);
         let bytes =

@@ -260,9 +260,9 @@ pub const ENTRY: Entry = kind::entry::<Config>(include_str!("videomae_decoder.rs
 mod tests {
     use super::*;
     use crate::parameters;
+    use crate::rng::Key;
     use burn::tensor::Device;
     use schemas::node::At;
-    use crate::rng::Key;
 
     fn make(options: serde_json::Value, dims: &[(&str, usize)]) -> (Config, VideoMaeDecoder) {
         let config: Config = serde_json::from_value(options).unwrap();

@@ -299,9 +299,8 @@ impl Kind for Config {
             return None;
         }
         let [height, image_width] = sides(config, "img_size")?;
-        let of = |name: &str| {
-            count(config, name).or_else(|| count(config, &format!("encoder_{name}")))
-        };
+        let of =
+            |name: &str| count(config, name).or_else(|| count(config, &format!("encoder_{name}")));
         let width = of("embed_dim")?;
         let mut options = json!({
             "size": {

@@ -214,7 +214,10 @@ pub fn import(
     let imported = Imported {
         source,
         tensors: archive.keys().map(tensor).collect(),
-        rest: rest.into_iter().map(|key| (key.to_owned(), reason(key, &taken).to_owned())).collect(),
+        rest: rest
+            .into_iter()
+            .map(|key| (key.to_owned(), reason(key, &taken).to_owned()))
+            .collect(),
         parts: taken.into_iter().map(|taken| taken.part).collect(),
     };
     let text = serde_json::to_string_pretty(&imported).expect("plain data");
@@ -228,7 +231,8 @@ pub fn import(
 
 /// Why no kind takes a tensor.
 fn reason(key: &str, taken: &[Taken]) -> &'static str {
-    const COMPUTED: [&str; 4] = ["position_ids", "inv_freq", "num_batches_tracked", "token_type_ids"];
+    const COMPUTED: [&str; 4] =
+        ["position_ids", "inv_freq", "num_batches_tracked", "token_type_ids"];
     if COMPUTED.iter().any(|buffer| key.ends_with(buffer)) {
         "a buffer that is computed"
     } else if taken.is_empty() {

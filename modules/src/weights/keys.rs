@@ -59,8 +59,9 @@ pub(crate) fn find(
     if fit.len() > 1 && !fit.iter().any(String::is_empty) {
         let names: Vec<String> = fit.iter().map(|prefix| format!("`{prefix}`")).collect();
         let names = names.join(" and ");
-        let reason =
-            format!("holds this kind more than once, under {names}; write # and one of them after the file");
+        let reason = format!(
+            "holds this kind more than once, under {names}; write # and one of them after the file"
+        );
         return Err(fail(reason));
     }
     matched(&held, parameters, slots, (layout, prefix)).map_err(fail)

@@ -15,13 +15,14 @@ pub mod preprocess;
 pub mod report;
 pub mod teachers;
 pub mod tokenizer;
+pub mod videomae;
 
 use std::path::Path;
 
 use report::Report;
 
 /// Fixtures that must be handled, sorted.
-pub const KNOWN: [&str; 12] = [
+pub const KNOWN: &[&str] = &[
     "adamw_cosine",
     "diffusion_cosine",
     "internvideo2_ap",
@@ -34,6 +35,8 @@ pub const KNOWN: [&str; 12] = [
     "preprocess",
     "tokenizer_llama_bpe",
     "tokenizer_wordpiece",
+    "videomae_model",
+    "videomae_pretrain",
     "videomaev2_finetune",
     "videomaev2_pretrain",
 ];
@@ -52,6 +55,8 @@ pub fn check(folder: &Path) -> Option<Report> {
         "mar_diffloss" => diffusion::check_mar(folder),
         "preprocess" => Report::of_problems(folder, preprocess::check(folder).err()),
         "tokenizer_llama_bpe" | "tokenizer_wordpiece" => tokenizer::check(folder),
+        "videomae_model" => videomae::check_classifier(folder),
+        "videomae_pretrain" => videomae::check_autoencoder(folder),
         "videomaev2_finetune" => teachers::check_finetune(folder),
         "videomaev2_pretrain" => autoencoder::check(folder),
         _ => return None,

@@ -51,6 +51,14 @@ impl<K: Kind + std::fmt::Debug> Network<K> {
         Self { kind, module, taken, slots: coverage.slots }
     }
 
+    /// Makes the module that the fixture's `config.json` says; `more` are dims that it leaves open.
+    pub fn published(fixture: &Fixture, file: &str, more: &Dims) -> Self {
+        let found = K::published(&fixture.config).expect("the kind knows the configuration");
+        let mut dims = found.dims;
+        dims.extend(more.clone());
+        Self::load(fixture, file, found.options, &dims)
+    }
+
     /// Runs the kind as a node does, without drop path.
     pub fn forward(&self, inputs: Tensors) -> Tensors {
         let call = Call::new(Key::new(0, "golden"), At::default());

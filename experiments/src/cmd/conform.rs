@@ -1,0 +1,108 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use schemas::entry::{Conformance, find};
+use schemas::node::NodeSpec;
+use serde_json::json;
+
+use crate::cmd::weights::{dims, options};
+use crate::out::say;
+
+/// Multiple of the tolerance that is accepted: other orders of sums need a little.
+const SLACK: f64 = 4.0;
+
+/// Compare a kind with reference tensors of another implementation
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The kind, for example `models/siglip`
+    kind: String,
+    /// Folder with config.json, inputs, expected and weights as safetensors
+    #[arg(long)]
+    against: PathBuf,
+    /// Option of the kind, where config.json does not tell; may be given several times
+    #[arg(long = "option", value_name = "NAME=VALUE")]
+    options: Vec<String>,
+    /// Dim of its inputs that no input shows, for example `T=8`; may be given several times
+    #[arg(long = "dim", value_name = "NAME=VALUE")]
+    dims: Vec<String>,
+    /// Share of an array's largest value that it may be off; from meta.json when absent
+    #[arg(long)]
+    tolerance: Option<f64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Compares and prints; fails when an array is off, or none was compared.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let entry = find(modules::REGISTRY, &args.kind);
+    let entry = entry.with_context(|| format!("no kind is named `{}`", args.kind))?;
+    let options = options(&args.options)?;
+    let options = if args.options.is_empty() { options } else { resolved(entry, options)? };
+    let spec = NodeSpec::alone(&args.kind, options, dims(&args.dims)?);
+    let found = (entry.conform)(&spec, &args.against, args.tolerance)?;
+    if args.json {
+        say!("{}", as_json(&found));
+    } else {
+        print(&found);
+    }
+    let off = found.compared.iter().any(|one| one.share > SLACK);
+    let failed = off || found.compared.is_empty();
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn resolved(
+    entry: &schemas::entry::Entry,
+    options: serde_json::Value,
+) -> anyhow::Result<serde_json::Value> {
+    match (entry.resolve)(&options) {
+        Ok(options) => Ok(options),
+        Err(problem) => bail!("option `{}`: {}", problem.option, problem.message),
+    }
+}
+
+fn as_json(found: &Conformance) -> serde_json::Value {
+    let compared: Vec<_> = found
+        .compared
+        .iter()
+        .map(|one| {
+            json!({
+                "name": one.name, "index": one.index, "got": one.got,
+                "expected": one.expected, "share": one.share,
+            })
+        })
+        .collect();
+    json!({ "tolerance": found.tolerance, "compared": compared, "left": found.left })
+}
+
+fn print(found: &Conformance) {
+    let mut compared = found.compared.clone();
+    compared.sort_by(|a, b| b.share.total_cmp(&a.share));
+    for one in &compared {
+        let word = if one.share > SLACK { "OFF" } else { "ok " };
+        say!(
+            "{word} {:<48} {:>8.3} of tolerance, at {}: {:e}, expected {:e}",
+            one.name,
+            one.share,
+            one.index,
+            one.got,
+            one.expected
+        );
+    }
+    if !found.left.is_empty() {
+        say!("not compared: {}", found.left.join(", "));
+    }
+    match compared.first() {
+        None => say!("nothing was compared: no array of the folder is named like a port"),
+        Some(worst) => say!(
+            "{} arrays, tolerance {:.1e} of the largest value; worst `{}`[{}]: {:e}, expected {:e}",
+            compared.len(),
+            found.tolerance,
+            worst.name,
+            worst.index,
+            worst.got,
+            worst.expected
+        ),
+    }
+}
