@@ -47,6 +47,14 @@ fn quick_commands_of_the_book_work() {
 }
 
 #[test]
+fn the_reference_of_kinds_is_that_of_this_program() {
+    let program = env!("CARGO_BIN_EXE_playhouse-test");
+    let printed = playhouse(program, &root(), &["explain", "--all"]).done();
+    let how = "run `playhouse explain --all > docs/src/reference.md`";
+    assert!(page("reference.md") == printed, "docs/src/reference.md is out of date; {how}");
+}
+
+#[test]
 fn the_first_run_by_hand_is_the_demo() {
     let demo = fs::read_to_string(root().join("tools/demo.sh")).unwrap();
     let line = demo.lines().find_map(|line| line.strip_prefix("\"$playhouse\" data "));

@@ -10,33 +10,56 @@ use crate::out::say;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Name of the kind, as `playhouse list` shows it
-    kind: String,
+    #[arg(required_unless_present = "all")]
+    kind: Option<String>,
+    /// All kinds, as a page of the book
+    #[arg(long, conflicts_with = "kind")]
+    all: bool,
 }
 
 /// Prints the documentation of a kind.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let Some(kind) = &args.kind else {
+        print_all();
+        return Ok(ExitCode::SUCCESS);
+    };
     let mut observers = actors::OBSERVERS.iter();
-    let observer = observers.find(|(name, _, _)| args.kind == format!("observers/{name}"));
+    let observer = observers.find(|(name, _, _)| *kind == format!("observers/{name}"));
     if let Some((name, about, _)) = observer {
         say!("observers/{name}\n\n{about}\n\nwrite it as `{name}` under `observers`");
         return Ok(ExitCode::SUCCESS);
     }
-    let Some(entry) = find(modules::REGISTRY, &args.kind) else {
+    let Some(entry) = find(modules::REGISTRY, kind) else {
         let names = modules::REGISTRY.iter().map(|(name, _, _)| *name);
-        let hint = match nearest(&args.kind, names) {
+        let hint = match nearest(kind, names) {
             Some(near) => format!("did you mean `{near}`?"),
             None => "`playhouse list` shows all kinds".to_owned(),
         };
-        anyhow::bail!("no kind is named `{}`; {hint}", args.kind);
+        anyhow::bail!("no kind is named `{kind}`; {hint}");
     };
-    say!("{}\n", args.kind);
+    say!("{kind}\n");
+    print(entry);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The page of the book that lists every kind with its ports and options.
+fn print_all() {
+    say!("# Reference of kinds\n");
+    say!("Written by `playhouse explain --all`; a test holds it to the program.");
+    for (kind, _, entry) in modules::REGISTRY {
+        say!("\n## {kind}\n\n```text");
+        print(entry);
+        say!("```");
+    }
+}
+
+fn print(entry: &Entry) {
     for line in entry.about.lines().take_while(|line| line.starts_with("//!")) {
         say!("{}", line.trim_start_matches("//!").trim_start_matches(' '));
     }
     let schema = (entry.schema)();
     print_ports(entry, &schema);
     print_options(&schema);
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Options that must be given, with a value each.

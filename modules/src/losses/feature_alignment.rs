@@ -72,6 +72,8 @@ pub struct Config {
     pub head: HeadKind,
     /// Whether a learned position table is added before the heads.
     pub positions: bool,
+    /// Whether pictures, which are clips of one frame, have a table of their own (stage 2).
+    pub picture_table: bool,
     /// Word in the keys of published checkpoints: `clip` or `mae`.
     pub group: String,
 }
@@ -84,6 +86,7 @@ impl Default for Config {
             interval: 1.0,
             head: HeadKind::Linear,
             positions: true,
+            picture_table: false,
             group: "clip".to_owned(),
         }
     }
@@ -128,6 +131,8 @@ pub struct FeatureAlignment {
     pub heads: Vec<Head>,
     /// `[1, N or 1 + N, D]`, sine-cosine start.
     pub pos_embed: Option<Param<Tensor<3>>>,
+    /// `[1, H W or 1 + H W, D]`, of pictures.
+    pub img_pos_embed: Option<Param<Tensor<3>>>,
     /// Extra tokens in front of the student's and of the teacher's patches.
     front: [usize; 2],
     /// Layers of the student that are paired.
@@ -136,11 +141,20 @@ pub struct FeatureAlignment {
 
 impl FeatureAlignment {
     /// Unit vectors of the student in the teacher's space, `[K, B, S, E]`. `student`:
-    /// `[K, B, S, D]`, `visible`: `[B, V]`.
-    pub fn project(&self, student: Tensor<4>, visible: Option<Tensor<2, Int>>) -> Tensor<4> {
+    /// `[K, B, S, D]`, `visible`: `[B, V]`. The teacher has `rows` tokens of the whole clip.
+    pub fn project(
+        &self,
+        student: Tensor<4>,
+        visible: Option<Tensor<2, Int>>,
+        rows: usize,
+    ) -> Tensor<4> {
         let batch = student.dims()[1];
         let drop = self.front[0].saturating_sub(self.front[1]);
-        let table = self.pos_embed.as_ref().map(|table| {
+        let fits = |table: &&Param<Tensor<3>>| {
+            rows - self.front[1].saturating_sub(self.front[0]) == table.lazy_shape()[1]
+        };
+        let picture = self.img_pos_embed.as_ref().filter(fits);
+        let table = picture.or(self.pos_embed.as_ref()).map(|table| {
             let [_, rows, width] = table.dims();
             let table = table.val().expand([batch, rows, width]);
             seen(table, visible, self.front[0].min(self.front[1]))
@@ -203,11 +217,13 @@ impl Config {
     }
 }
 
-/// The three groups of heads of InternVideo2's stage 1, from the arguments of the official code.
-fn of_stage_1(config: &Value) -> Option<Vec<Published>> {
-    if !says(config, "model", "pretrain_internvideo2") {
+/// The groups of heads of InternVideo2's stages 1 and 2, from the arguments of the official code.
+fn of_official(config: &Value) -> Option<Vec<Published>> {
+    let second = says(config, "model", "internvideo2_stage2_vision");
+    if !second && !says(config, "model", "pretrain_internvideo2") {
         return None;
     }
+    let picture = config["sep_image_video_pos_embed"].as_bool().unwrap_or(false);
     let of = |field: &str| count(config, field);
     let [height, image_width] = sides(config, "img_size")?;
     let (patch, tubelet) = (of("patch_size")?, of("tubelet_size")?);
@@ -221,6 +237,7 @@ fn of_stage_1(config: &Value) -> Option<Vec<Published>> {
             "head": head,
             "last": last,
             "interval": config[format!("{group}_student_return_interval")].as_f64()?,
+            "picture_table": picture,
         });
         let taught = of(&format!("{group}_teacher_embed_dim"))?;
         let student = [("K", depth), ("S", 1 + all), ("D", width)];
@@ -231,7 +248,9 @@ fn of_stage_1(config: &Value) -> Option<Vec<Published>> {
     };
     let pooled = [("D", of("clip_embed_dim")?), ("E", of("clip_teacher_final_dim")?)];
     let pooled = Published { options: json!({ "of": "pooled" }), dims: dims(pooled) };
-    Some(vec![tokens("clip", "linear", 1)?, tokens("mae", "mlp", 0)?, pooled])
+    let clip = tokens("clip", "linear", 1)?;
+    // The second stage has no heads for the motion teacher.
+    Some(if second { vec![clip, pooled] } else { vec![clip, tokens("mae", "mlp", 0)?, pooled] })
 }
 
 impl Kind for Config {
@@ -304,20 +323,28 @@ impl Kind for Config {
         let head = || Head::new(self.head, inputs, outputs, init);
         if self.of == Of::Pooled {
             let heads = vec![head()];
-            return FeatureAlignment { heads, pos_embed: None, front: [0; 2], taps: Vec::new() };
+            return FeatureAlignment {
+                heads,
+                pos_embed: None,
+                img_pos_embed: None,
+                front: [0; 2],
+                taps: Vec::new(),
+            };
         }
         let lattice = [side(dims, "t"), side(dims, "h"), side(dims, "w")];
         let front = Self::front(dims);
         let extra = front[0].min(front[1]);
-        let rows = extra + lattice.iter().product::<usize>();
-        let table = || {
+        let table = |lattice: positions::Lattice| {
+            let rows = extra + lattice.iter().product::<usize>();
             let values = move || positions::joint(lattice, inputs, extra);
             init.computed([1, rows, inputs], values)
         };
+        let picture = [1, lattice[1], lattice[2]];
         let pairs = self.pairs(dims);
         FeatureAlignment {
             heads: (0..pairs).map(|_| head()).collect(),
-            pos_embed: self.positions.then(table),
+            pos_embed: self.positions.then(|| table(lattice)),
+            img_pos_embed: self.picture_table.then(|| table(picture)),
             front,
             taps: block::taps(side(dims, "K"), pairs, self.interval),
         }
@@ -335,15 +362,17 @@ impl Kind for Config {
             cosine(student, unit(teacher.cast(FloatDType::F32)))
         } else {
             let visible: Option<Tensor<2, Int>> = inputs.take_if("visible")?;
-            let targets = module.targets(inputs.take("teacher")?, visible.clone());
-            cosine(module.project(inputs.take("student")?, visible), targets)
+            let teacher: Tensor<4> = inputs.take("teacher")?;
+            let rows = teacher.dims()[2];
+            let targets = module.targets(teacher, visible.clone());
+            cosine(module.project(inputs.take("student")?, visible, rows), targets)
         };
         let loss = cosine.clone().mul_scalar(-2.0).add_scalar(2.0);
         Ok(Tensors::of("loss", loss).measure("cosine", cosine.inner()))
     }
 
     fn all_published(config: &Value) -> Vec<Published> {
-        of_stage_1(config).unwrap_or_default()
+        of_official(config).unwrap_or_default()
     }
 
     fn layouts(&self) -> Vec<Layout> {
@@ -353,7 +382,8 @@ impl Kind for Config {
             Of::Pooled => [("^heads.0.".to_owned(), format!("final_{group}_decoder."))],
         };
         let table = ("^pos_embed".to_owned(), format!("{group}_pos_embed"));
-        let rules = heads.into_iter().chain([table]);
+        let picture = ("^img_pos_embed".to_owned(), format!("{group}_img_pos_embed"));
+        let rules = heads.into_iter().chain([table, picture]);
         let official =
             Layout::new("official").rules(&[(".mlp.fc1", ".head.0"), (".mlp.fc2", ".head.2")]);
         vec![rules.fold(official, |layout, (from, to)| layout.rule(&from, &to))]

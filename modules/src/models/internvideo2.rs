@@ -75,6 +75,9 @@ pub enum Positions {
     Joint,
     /// One table over places, one over frames, one row for the class token, summed.
     Separable,
+    /// One table over the whole lattice, and another one for pictures, which are clips of one frame
+    /// (stage 2).
+    Picture,
 }
 
 /// Options.
@@ -98,6 +101,9 @@ pub struct Config {
     pub activation: Activation,
     /// Position tables.
     pub positions: Positions,
+    /// Frames that the table over the lattice is made for; those of the clip when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table_frames: Option<usize>,
     /// Classes of `logits`; no head when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
@@ -118,6 +124,7 @@ impl Default for Config {
             layer_scale: 1e-5,
             activation: Activation::GeluTanh,
             positions: Positions::Joint,
+            table_frames: None,
             classes: None,
             extra_mlp: false,
             dropout: 0.0,
@@ -143,6 +150,8 @@ pub struct InternVideo2 {
     pub cls_token: Param<Tensor<3>>,
     /// `[1, 1 + N, D]`, joint.
     pub pos_embed: Option<Param<Tensor<3>>>,
+    /// `[1, 1 + H W, D]`, of pictures.
+    pub img_pos_embed: Option<Param<Tensor<3>>>,
     /// `[1, H W, D]`, separable.
     pub pos_embed_spatial: Option<Param<Tensor<3>>>,
     /// `[1, T, D]`, separable.
@@ -163,8 +172,11 @@ pub struct InternVideo2 {
 }
 
 impl InternVideo2 {
-    /// Position table `[1, 1 + N, D]`.
-    pub fn table(&self) -> Tensor<3> {
+    /// Position table `[1, 1 + N, D]` of clips of so many frames.
+    pub fn table(&self, frames: usize) -> Tensor<3> {
+        if let Some(table) = self.img_pos_embed.as_ref().filter(|_| frames == 1) {
+            return table.val();
+        }
         if let Some(table) = &self.pos_embed {
             return table.val();
         }
@@ -180,9 +192,10 @@ impl InternVideo2 {
 
     /// Tokens of the first block `[B, S, D]`: class token, then visible patches, with positions.
     pub fn embed(&self, video: Tensor<5>, visible: Option<Tensor<2, Int>>) -> Tensor<3> {
+        let frames = video.dims()[2];
         let x = self.patch_embed.forward(video);
         let [batch, all, width] = x.dims();
-        let table = self.table();
+        let table = self.table(frames / self.patch_embed.proj.weight.lazy_shape()[2]);
         let class = self.cls_token.val() + table.clone().slice_dim(1, 0..1);
         let x = x + table.slice_dim(1, 1..1 + all);
         let x = match visible {
@@ -222,19 +235,23 @@ impl Config {
         self.taps.unwrap_or(self.size().depth.min(6))
     }
 
-    fn tables(&self, dims: &Dims, init: &Init) -> [Option<Param<Tensor<3>>>; 4] {
+    fn tables(&self, dims: &Dims, init: &Init) -> [Option<Param<Tensor<3>>>; 5] {
         let size = self.size();
         let ([frames, rows, columns], width) = (size.cut(dims), size.width);
+        let frames = self.table_frames.map_or(frames, |frames| frames / size.tubelet);
         let places = rows * columns;
+        let joint = |frames: usize| {
+            let values = move || positions::joint([frames, rows, columns], width, 1);
+            Some(init.computed([1, 1 + frames * places, width], values))
+        };
         match self.positions {
-            Positions::Joint => {
-                let values = move || positions::joint([frames, rows, columns], width, 1);
-                [Some(init.computed([1, 1 + frames * places, width], values)), None, None, None]
-            }
+            Positions::Joint => [joint(frames), None, None, None, None],
+            Positions::Picture => [joint(frames), joint(1), None, None, None],
             Positions::Separable => {
                 let space = move || positions::plane(rows, columns, width);
                 let time = move || positions::line(frames, width);
                 [
+                    None,
                     None,
                     Some(init.computed([1, places, width], space)),
                     Some(init.computed([1, frames, width], time)),
@@ -297,12 +314,20 @@ impl Kind for Config {
 
     fn check(&self, dims: &Dims) -> Vec<OptionProblem> {
         let size = self.size();
-        let multiple = if self.positions == Positions::Joint { 16 } else { 4 };
+        let multiple = if self.positions == Positions::Separable { 4 } else { 16 };
         let mut problems = size.check(multiple);
         problems.extend(check_taps(size.depth, self.taps(), self.tap_interval));
         problems.extend(check_share("drop_path", self.drop_path));
         problems.extend(check_share("dropout", self.dropout));
         problems.extend(check_classes(self.classes));
+        let frames = side(dims, "T");
+        let made = self.table_frames.unwrap_or(frames);
+        let picture = self.positions == Positions::Picture && frames == size.tubelet;
+        if frames > 0 && made != frames && !picture {
+            let message = format!("a table for {made} frames, but clips of {frames}");
+            let hint = "stretch the table when the weights are imported: rule `resize_time`";
+            problems.push(OptionProblem::new("table_frames", message, hint));
+        }
         if self.extra_mlp && self.classes.is_none() {
             let message = "an extra MLP has no use without a head";
             problems.push(OptionProblem::new("extra_mlp", message, "set `classes`"));
@@ -321,7 +346,7 @@ impl Kind for Config {
             drop_path: self.drop_path,
             ..BlocksConfig::internvideo2(size.width, size.depth, size.heads, size.hidden)
         };
-        let [joint, space, time, class] = self.tables(dims, init);
+        let [joint, picture, space, time, class] = self.tables(dims, init);
         let extra = || ExtraMlp {
             norm: Norm::layer(size.pooled, 1e-5, init),
             mlp: Mlp::zero_end([size.pooled, 4 * size.pooled, size.pooled], Activation::Gelu, init),
@@ -330,6 +355,7 @@ impl Kind for Config {
             patch_embed: PatchEmbed::new(size.width, size.tubelet, size.patch, init),
             cls_token: init.normal([1, 1, size.width], 0.02),
             pos_embed: joint,
+            img_pos_embed: picture,
             pos_embed_spatial: space,
             pos_embed_temporal: time,
             pos_embed_cls: class,
@@ -368,11 +394,22 @@ impl Kind for Config {
     }
 
     fn published(config: &Value) -> Option<Published> {
-        let names = ["internvideo2", "internvideo2_ap", "pretrain_internvideo2"];
-        let name = names.into_iter().find(|name| says(config, "model", name))?;
+        const NAMES: [&str; 4] = [
+            "internvideo2",
+            "internvideo2_ap",
+            "pretrain_internvideo2",
+            "internvideo2_stage2_vision",
+        ];
+        let name = NAMES.into_iter().find(|name| says(config, "model", name))?;
         let mut options = of_official(config)?;
-        let apart = config["sep_pos_embed"].as_bool().unwrap_or(false);
-        options["positions"] = if apart { "separable" } else { "joint" }.into();
+        let is = |field: &str| config[field].as_bool().unwrap_or(false);
+        let (apart, picture) = (is("sep_pos_embed"), is("sep_image_video_pos_embed"));
+        options["positions"] = match (apart, picture) {
+            (true, _) => "separable",
+            (_, true) => "picture",
+            _ => "joint",
+        }
+        .into();
         options["extra_mlp"] = (name == "internvideo2_ap").into();
         if let Some(classes) = count(config, "num_classes") {
             options["classes"] = classes.into();

@@ -123,7 +123,8 @@ fn check_projections(
 ) {
     let names = ["clip_middle", "mae"];
     for (name, part) in names.into_iter().zip(parts) {
-        let found = part.module.project(layers.clone(), Some(at.visible()));
+        let rows = at.inputs[&format!("target_{name}")].shape[2];
+        let found = part.module.project(layers.clone(), Some(at.visible()), rows);
         report.meet(&format!("{prefix}{name}"), &Array::of(found));
     }
     let found = parts[2].module.heads[0].forward(pooled.clone());

@@ -13,6 +13,7 @@ pub mod network;
 pub mod optimizer;
 pub mod preprocess;
 pub mod report;
+pub mod stage2_vision;
 pub mod teachers;
 pub mod tokenizer;
 pub mod videomae;
@@ -30,6 +31,7 @@ pub const KNOWN: &[&str] = &[
     "internvideo2_cls",
     "internvideo2_mae_teacher",
     "internvideo2_pretrain",
+    "internvideo2_stage2_vision",
     "internvl_clip_teacher",
     "mar_diffloss",
     "preprocess",
@@ -51,6 +53,7 @@ pub fn check(folder: &Path) -> Option<Report> {
         "internvideo2_attention_mask" => attention_mask::check(folder),
         "internvideo2_mae_teacher" => teachers::check_videomae(folder),
         "internvideo2_pretrain" => alignment::check(folder),
+        "internvideo2_stage2_vision" => stage2_vision::check(folder),
         "internvl_clip_teacher" => teachers::check_internvl(folder),
         "mar_diffloss" => diffusion::check_mar(folder),
         "preprocess" => Report::of_problems(folder, preprocess::check(folder).err()),
