@@ -18,12 +18,14 @@ pub(crate) mod lanes;
 pub mod linear;
 #[cfg(feature = "flex")]
 pub(crate) mod matrices;
+pub mod mel;
 pub mod mlp;
 pub mod norm;
 mod norm_ops;
 pub mod patch_embed;
 pub mod pool;
 pub mod positions;
+pub mod relative;
 pub mod rope;
 pub mod size;
 pub mod spans;

@@ -4,10 +4,13 @@
 //! |----------|-------|--------------------------------------------|
 //! | `logits` | `B C` | class scores                               |
 //! | `label`  | `B`   | class number                               |
+//! | `other`  | `B`   | optional: class of what is mixed in        |
+//! | `share`  | `B`   | with `other`: how much is of the label     |
 //! | `loss`   | `1`   | mean over samples, in nats                 |
 //!
 //! With smoothing s the target is `1 - s` on the label plus `s / C` on every class (Szegedy et
-//! al. 2016). Measures `accuracy`, the share of samples whose largest score is the label.
+//! al. 2016). A mixed sample (`data/mixup`) has the target of its label times `share`, plus that of the
+//! other class times `1 - share`. Measures `accuracy`, the share of samples whose largest score is the label.
 
 use burn::module::Module;
 use burn::tensor::{FloatDType, Int, Tensor, activation};
@@ -48,6 +51,26 @@ impl CrossEntropy {
         let batch = logits.dims()[0];
         let log_p = activation::log_softmax(logits.cast(FloatDType::F32), 1);
         let chosen = log_p.clone().gather(1, label.reshape([batch, 1])).mean();
+        self.smooth(chosen, log_p)
+    }
+
+    /// The loss of mixed samples: `share` (`[B]`) is of the first label, the rest of the second.
+    pub fn mixed(
+        &self,
+        logits: Tensor<2>,
+        labels: [Tensor<1, Int>; 2],
+        share: Tensor<1>,
+    ) -> Tensor<1> {
+        let batch = logits.dims()[0];
+        let log_p = activation::log_softmax(logits.cast(FloatDType::F32), 1);
+        let of = |label: Tensor<1, Int>| log_p.clone().gather(1, label.reshape([batch, 1]));
+        let share = share.cast(FloatDType::F32).reshape([batch, 1]);
+        let rest = share.clone().neg().add_scalar(1.0);
+        let [first, second] = labels.map(of);
+        self.smooth((first * share + second * rest).mean(), log_p)
+    }
+
+    fn smooth(&self, chosen: Tensor<1>, log_p: Tensor<2>) -> Tensor<1> {
         if self.smoothing == 0.0 {
             return chosen.neg();
         }
@@ -85,6 +108,13 @@ impl Kind for Config {
             .stopped("label", "B")
             .int()
             .about("class number")
+            .stopped("other", "B")
+            .int()
+            .optional()
+            .about("class of what is mixed in")
+            .stopped("share", "B")
+            .optional()
+            .about("with `other`: how much is of the label")
             .loss("loss")
             .about("mean cross entropy, in nats")
     }
@@ -106,7 +136,14 @@ impl Kind for Config {
         let logits: Tensor<2> = inputs.take("logits")?;
         let label: Tensor<1, Int> = inputs.take("label")?;
         check_labels(&label, logits.dims()[1])?;
-        let loss = module.forward(logits.clone(), label.clone());
+        let other: Option<Tensor<1, Int>> = inputs.take_if("other")?;
+        let loss = match other {
+            None => module.forward(logits.clone(), label.clone()),
+            Some(other) => {
+                check_labels(&other, logits.dims()[1])?;
+                module.mixed(logits.clone(), [label.clone(), other], inputs.take("share")?)
+            }
+        };
         Ok(Tensors::of("loss", loss).measure("accuracy", accuracy(logits, label)))
     }
 }
@@ -129,6 +166,11 @@ mod tests {
         let all = (log_p(2.0, 0.0) + log_p(0.0, 2.0) + log_p(0.0, 1.0) + log_p(1.0, 0.0)) / 4.0;
         let loss = |s| CrossEntropy::new(s).forward(logits.clone(), label.clone());
         assert!((f64::from(loss(0.0).into_scalar::<f32>()) - plain).abs() < 1e-6);
+        let share = Tensor::<1>::from_data([0.25, 1.0], &device);
+        let other = Tensor::<1, Int>::from_data([1, 1], &device);
+        let found = CrossEntropy::new(0.0).mixed(logits.clone(), [label.clone(), other], share);
+        let of = 0.25 * log_p(2.0, 0.0) + 0.75 * log_p(0.0, 2.0) + log_p(0.0, 1.0);
+        assert!((f64::from(found.into_scalar::<f32>()) + of / 2.0).abs() < 1e-6);
         let smooth = 0.9 * plain - 0.1 * all;
         assert!((f64::from(loss(0.1).into_scalar::<f32>()) - smooth).abs() < 1e-6);
         assert_eq!(accuracy(logits, label).into_scalar::<f32>(), 0.5);

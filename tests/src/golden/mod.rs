@@ -6,6 +6,7 @@
 pub mod alignment;
 pub mod attention_mask;
 pub mod autoencoder;
+pub mod beats;
 pub mod diffusion;
 pub mod fixture;
 pub mod internvideo2;
@@ -25,6 +26,7 @@ use report::Report;
 /// Fixtures that must be handled, sorted.
 pub const KNOWN: &[&str] = &[
     "adamw_cosine",
+    "beats",
     "diffusion_cosine",
     "internvideo2_ap",
     "internvideo2_attention_mask",
@@ -48,6 +50,7 @@ pub fn check(folder: &Path) -> Option<Report> {
     let name = folder.file_name()?.to_str()?;
     Some(match name {
         "adamw_cosine" => optimizer::check(folder),
+        "beats" => beats::check(folder),
         "diffusion_cosine" => diffusion::check_cosine(folder),
         "internvideo2_ap" | "internvideo2_cls" => internvideo2::check_classifier(folder),
         "internvideo2_attention_mask" => attention_mask::check(folder),

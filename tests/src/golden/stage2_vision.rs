@@ -132,9 +132,9 @@ fn check_masked(report: &mut Report, at: &Setting, heads: &[Alignment; 2], video
     let video = video.inner().autodiff().require_grad();
     let inputs = Tensors::of("video", video.clone()).with("visible", at.visible());
     let visible = at.visible();
-    let (layers, pooled) =
-        check_pass(report, "masked.", &encoder, heads, inputs, Some(&visible));
-    for (number, layer) in (0..layers.dims()[0]).map(|n| (n, layers.clone().slice_dim(0, n..n + 1))) {
+    let (layers, pooled) = check_pass(report, "masked.", &encoder, heads, inputs, Some(&visible));
+    for (number, layer) in (0..layers.dims()[0]).map(|n| (n, layers.clone().slice_dim(0, n..n + 1)))
+    {
         report.meet(&format!("masked.hidden.{number}"), &Array::of(layer));
     }
     let given = Tensors::of("student", layers).with("teacher", at.teacher());
