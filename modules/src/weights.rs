@@ -135,12 +135,12 @@ pub type Stored = (Vec<usize>, Vec<f32>);
 pub fn assemble(pieces: Vec<(Slot, Parameter, Vec<f32>)>) -> BTreeMap<String, Stored> {
     let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
     for (slot, parameter, mut values) in pieces {
-        if parameter.linear {
+        if slot.turned(&parameter) {
             let [inputs, outputs] = [parameter.shape[0], parameter.shape[1]];
             let at = |i: usize| values[(i % inputs) * outputs + i / inputs];
             values = (0..inputs * outputs).map(at).collect();
         }
-        let shape = slot.file_shape(parameter.file_shape());
+        let shape = slot.file_shape(slot.stored(&parameter));
         let count = values.len();
         let empty = || (shape, vec![0.0; count * slot.part[1]]);
         let (_, all) = tensors.entry(slot.key).or_insert_with(empty);
@@ -157,18 +157,18 @@ pub fn load_tensors<M: Module>(
     layouts: &[Layout],
 ) -> Result<(M, Coverage), NodeError> {
     let found = keys::find(file, tensors, &parameters::list(&module), layouts)?;
-    let mut values: BTreeMap<String, AnyTensor> = BTreeMap::new();
+    let mut values: BTreeMap<String, (bool, AnyTensor)> = BTreeMap::new();
     for (parameter, slot) in &found.slots {
         let fail = |reason: String| NodeError::Weights { file: file.to_owned(), reason };
         let view = tensors.tensor(&slot.key).map_err(|e| fail(format!("`{}`: {e}", slot.key)))?;
-        let tensor = read(&view, slot.part, parameter.file_shape());
+        let tensor = read(&view, slot.part, slot.stored(parameter));
         let tensor = tensor.map_err(|e| fail(format!("`{}`: {e}", slot.key)))?;
-        values.insert(parameter.path.clone(), tensor);
+        values.insert(parameter.path.clone(), (slot.turned(parameter), tensor));
     }
     let loaded = values.len();
     let module = parameters::map(module, &mut |parameter, old| {
         let Some(new) = values.remove(&parameter.path) else { return old };
-        let new = match (parameter.linear, new) {
+        let new = match new {
             (true, AnyTensor::F2(matrix)) => matrix.transpose().into(),
             (_, new) => new,
         };

@@ -15,6 +15,10 @@ pub(crate) mod flex;
 mod gelu_ops;
 #[cfg(feature = "flex")]
 pub(crate) mod lanes;
+pub mod hf_config;
+pub mod image_tower;
+pub mod image_tower_ports;
+pub mod learned_table;
 pub mod linear;
 #[cfg(feature = "flex")]
 pub(crate) mod matrices;
@@ -27,5 +31,6 @@ pub mod positions;
 pub mod rope;
 pub mod size;
 pub mod spans;
+pub mod text_tower;
 pub mod tokens;
 pub mod visible;

@@ -95,7 +95,7 @@ fn matched(
             continue;
         };
         unused.remove(key);
-        let expected = slot.file_shape(parameter.file_shape());
+        let expected = slot.file_shape(slot.stored(parameter));
         if squeezed(shape) != squeezed(&expected) {
             problems.push(format!("`{key}` is {shape:?}, expected {expected:?}"));
         } else if !matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16) {
