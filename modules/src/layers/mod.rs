@@ -13,11 +13,11 @@ pub mod fixed_table;
 #[cfg(feature = "flex")]
 pub(crate) mod flex;
 mod gelu_ops;
-#[cfg(feature = "flex")]
-pub(crate) mod lanes;
 pub mod hf_config;
 pub mod image_tower;
 pub mod image_tower_ports;
+#[cfg(feature = "flex")]
+pub(crate) mod lanes;
 pub mod learned_table;
 pub mod linear;
 #[cfg(feature = "flex")]

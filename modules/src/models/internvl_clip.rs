@@ -207,7 +207,8 @@ impl Kind for Config {
         let taps = block::taps(self.size().depth, self.taps(), self.tap_interval);
         let (layers, x) =
             block::run(&module.blocks, module.embed(video), &taps, &Context::training(call), call);
-        let layers: Vec<_> = layers.into_iter().map(|layer| unit(unfold(layer, frames, 1))).collect();
+        let layers: Vec<_> =
+            layers.into_iter().map(|layer| unit(unfold(layer, frames, 1))).collect();
         let (pooled, map) = module.clip_projector.with_map(x);
         let [_, width] = pooled.dims();
         let pooled: Tensor<2> = pooled.reshape([batch, frames, width]).mean_dim(1).squeeze_dim(1);

@@ -227,7 +227,8 @@ mod tests {
     #[test]
     fn a_clip_is_seen_as_its_patches_in_a_row_and_padding_as_nothing() {
         let device = Device::flex();
-        let video = Tensor::<5>::random([1, 3, 1, 8, 12], Distribution::Uniform(-1.0, 1.0), &device);
+        let video =
+            Tensor::<5>::random([1, 3, 1, 8, 12], Distribution::Uniform(-1.0, 1.0), &device);
         let options = json!({ "size": { "patch": 4 } });
         let config: Config = serde_json::from_value(options).expect("options");
         let tower = config.tower().init(&Dims::new(), &Init::new(1, "t", &device));

@@ -8,6 +8,8 @@ pub mod attention_mask;
 pub mod autoencoder;
 pub mod diffusion;
 pub mod fixture;
+pub mod image_text;
+pub mod image_towers;
 pub mod internvideo2;
 pub mod network;
 pub mod optimizer;
@@ -20,17 +22,22 @@ use std::path::Path;
 use report::Report;
 
 /// Fixtures that must be handled, sorted.
-pub const KNOWN: [&str; 12] = [
+pub const KNOWN: [&str; 17] = [
     "adamw_cosine",
+    "clip",
     "diffusion_cosine",
     "internvideo2_ap",
     "internvideo2_attention_mask",
     "internvideo2_cls",
     "internvideo2_mae_teacher",
     "internvideo2_pretrain",
+    "internvit",
     "internvl_clip_teacher",
     "mar_diffloss",
     "preprocess",
+    "siglip",
+    "siglip2",
+    "siglip_semantic_mask",
     "videomaev2_finetune",
     "videomaev2_pretrain",
 ];
@@ -40,14 +47,19 @@ pub fn check(folder: &Path) -> Option<Report> {
     let name = folder.file_name()?.to_str()?;
     Some(match name {
         "adamw_cosine" => optimizer::check(folder),
+        "clip" => image_text::check_clip(folder),
         "diffusion_cosine" => diffusion::check_cosine(folder),
         "internvideo2_ap" | "internvideo2_cls" => internvideo2::check_classifier(folder),
         "internvideo2_attention_mask" => attention_mask::check(folder),
         "internvideo2_mae_teacher" => teachers::check_videomae(folder),
         "internvideo2_pretrain" => alignment::check(folder),
+        "internvit" => image_towers::check_internvit(folder),
         "internvl_clip_teacher" => teachers::check_internvl(folder),
         "mar_diffloss" => diffusion::check_mar(folder),
         "preprocess" => Report::of_problems(folder, preprocess::check(folder).err()),
+        "siglip" => image_text::check_siglip(folder),
+        "siglip2" => image_text::check_siglip2(folder),
+        "siglip_semantic_mask" => image_towers::check_semantic(folder),
         "videomaev2_finetune" => teachers::check_finetune(folder),
         "videomaev2_pretrain" => autoencoder::check(folder),
         _ => return None,
