@@ -7,7 +7,8 @@ use std::{env, fs};
 #[path = "../tools/libtorch.rs"]
 mod libtorch;
 
-const FOLDERS: [&str; 6] = ["audio", "data", "losses", "masks", "models", "probes"];
+const FOLDERS: [&str; 7] =
+    ["audio", "data", "losses", "masks", "models", "probes", "text"];
 
 fn main() {
     libtorch::link();

@@ -119,12 +119,12 @@ pub type Stored = (Vec<usize>, Vec<f32>);
 pub fn assemble(pieces: Vec<(Slot, Parameter, Vec<f32>)>) -> BTreeMap<String, Stored> {
     let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
     for (slot, parameter, mut values) in pieces {
-        if parameter.linear {
+        if slot.turned(&parameter) {
             let [inputs, outputs] = [parameter.shape[0], parameter.shape[1]];
             let at = |i: usize| values[(i % inputs) * outputs + i / inputs];
             values = (0..inputs * outputs).map(at).collect();
         }
-        let shape = slot.file_shape(parameter.file_shape());
+        let shape = slot.file_shape(slot.stored(&parameter));
         let count = values.len();
         let empty = || (shape, vec![0.0; count * slot.part[1]]);
         let (_, all) = tensors.entry(slot.key).or_insert_with(empty);
@@ -178,11 +178,11 @@ fn read(archive: &Archive, slot: &Slot, parameter: &Parameter) -> Result<AnyTens
     let length = stored.bytes.len() / parts;
     let mut values = Vec::new();
     widen(stored.dtype, &stored.bytes[part * length..(part + 1) * length], &mut values);
-    let data = TensorData::new(values, parameter.file_shape());
+    let data = TensorData::new(values, slot.stored(parameter));
     let tensor = AnyTensor::from_data(data, &crate::device::host());
     let tensor =
         tensor.ok_or_else(|| archive.fail(format!("`{}` has a rank above 6", slot.key)))?;
-    Ok(match (parameter.linear, tensor) {
+    Ok(match (slot.turned(parameter), tensor) {
         (true, AnyTensor::F2(matrix)) => matrix.transpose().into(),
         (_, tensor) => tensor,
     })

@@ -2,8 +2,8 @@
 //!
 //! A dim is a number, a symbol, or an expression of `+ - * /`. Division must be exact: a clip
 //! that leaves a remainder is an error, not a rounding. `keep(N,0.8)` is what a mask of ratio 0.8
-//! leaves visible of N tokens. One port's dims are separated by blanks, so an expression holds
-//! none.
+//! leaves visible of N tokens; `floor(H,14)` is the number of whole patches of 14, where a network
+//! drops what is left. One port's dims are separated by blanks, so an expression holds none.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +22,8 @@ pub enum Dim {
     Join(Box<Dim>, char, Box<Dim>),
     /// What a mask of the ratio (as written, in `[0, 1)`) leaves visible of a dim.
     Keep(Box<Dim>, String),
+    /// How often a number above 0 fits into a dim.
+    Floor(Box<Dim>, usize),
 }
 
 /// Visible tokens of `all` under a mask of `ratio`: `all - floor(all ratio)`.
@@ -91,6 +93,7 @@ impl Dim {
                     ratio.parse().map_err(|_| DimError::Range { text: self.to_string() })?;
                 Ok(keep(all.value(dims)?, ratio))
             }
+            Self::Floor(all, by) => Ok(all.value(dims)? / by),
             Self::Join(left, op, right) => {
                 let (a, b) = (left.value(dims)?, right.value(dims)?);
                 let range = || DimError::Range { text: self.to_string() };
@@ -115,6 +118,7 @@ impl fmt::Display for Dim {
             Self::Number(n) => write!(f, "{n}"),
             Self::Symbol(s) => f.write_str(s),
             Self::Keep(all, ratio) => write!(f, "keep({all},{ratio})"),
+            Self::Floor(all, by) => write!(f, "floor({all},{by})"),
             Self::Join(a, op, b) => {
                 let side = |d: &Self| match d {
                     Self::Join(_, inner, _) if "+-".contains(*inner) && "*/".contains(*op) => {
@@ -177,14 +181,17 @@ fn parse_atom(tokens: &[String], at: &mut usize) -> Option<Dim> {
     if first.is_ascii_digit() {
         return token.parse().ok().map(Dim::Number);
     }
-    if token == "keep" && tokens.get(*at).is_some_and(|t| t == "(") {
-        return parse_keep(tokens, at);
+    let called = tokens.get(*at).is_some_and(|t| t == "(");
+    match token.as_str() {
+        "keep" if called => return parse_keep(tokens, at),
+        "floor" if called => return parse_floor(tokens, at),
+        _ => {}
     }
     (first.is_ascii_alphabetic() || first == '_').then(|| Dim::Symbol(token.clone()))
 }
 
-/// `(dim,ratio)` after `keep`.
-fn parse_keep(tokens: &[String], at: &mut usize) -> Option<Dim> {
+/// `(dim,text)` after the name of a function.
+fn parse_pair(tokens: &[String], at: &mut usize) -> Option<(Dim, String)> {
     *at += 1;
     let all = parse_sum(tokens, at)?;
     if tokens.get(*at).is_none_or(|t| t != ",") {
@@ -192,8 +199,19 @@ fn parse_keep(tokens: &[String], at: &mut usize) -> Option<Dim> {
     }
     let rest = &tokens[*at + 1..];
     let end = rest.iter().position(|t| t == ")")?;
-    let ratio = rest[..end].concat();
     *at += end + 2;
+    Some((all, rest[..end].concat()))
+}
+
+/// `(dim,number)` after `floor`.
+fn parse_floor(tokens: &[String], at: &mut usize) -> Option<Dim> {
+    let (all, by) = parse_pair(tokens, at)?;
+    by.parse().ok().filter(|by| *by > 0).map(|by| Dim::Floor(Box::new(all), by))
+}
+
+/// `(dim,ratio)` after `keep`.
+fn parse_keep(tokens: &[String], at: &mut usize) -> Option<Dim> {
+    let (all, ratio) = parse_pair(tokens, at)?;
     let valid = ratio.parse().is_ok_and(|share: f64| (0.0..1.0).contains(&share));
     valid.then(|| Dim::Keep(Box::new(all), ratio))
 }
@@ -220,6 +238,16 @@ mod tests {
     fn a_remainder_is_an_error_that_names_both() {
         let error = Dim::parse("T/3").unwrap().value(&dims()).unwrap_err();
         assert_eq!(error.to_string(), "T = 16 is not a multiple of 3");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped_on_request() {
+        for (text, value) in [("floor(H,14)", 4), ("T*floor(H,60)+1", 17), ("floor(T+H,9)", 8)] {
+            let dim = Dim::parse(text).unwrap();
+            assert_eq!(dim.value(&dims()), Ok(value), "{text}");
+            assert_eq!(dim.to_string(), text);
+        }
+        assert!(Dim::parse("floor(H,0)").is_err());
     }
 
     #[test]

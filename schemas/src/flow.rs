@@ -184,7 +184,9 @@ impl Binding<'_> {
                     format!("but `{symbol}` is {expected} at `{first}`")
                 }
                 Dim::Number(_) => format!("expected {expected}"),
-                Dim::Join(..) | Dim::Keep(..) => format!("expected {pattern} = {expected}"),
+                Dim::Join(..) | Dim::Keep(..) | Dim::Floor(..) => {
+                    format!("expected {pattern} = {expected}")
+                }
             }),
             Err(error) => Err(error.to_string()),
         }

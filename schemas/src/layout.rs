@@ -3,7 +3,10 @@
 //! A layout turns the path of a parameter into a key by replacing pieces of it, one rule after the
 //! other. A key may end with a note on how the parameter is stored: `[i/n]` says that it is the i-th
 //! of n equal parts of the tensor along its first dim, as the q, k and v of a fused projection;
-//! `[2d]` says that a kernel over one frame is stored without that dim.
+//! `[2d]` says that a kernel over one frame is stored without that dim; `[rank2]` that the tensor
+//! has this rank, without leading dims of 1; `[in]` that a matrix is stored `[in, out]`.
+
+use crate::entry::Parameter;
 
 /// One way to name and store parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +25,10 @@ pub struct Slot {
     pub part: [usize; 2],
     /// Whether the kernel is stored without its frame dim, the third one.
     pub flat: bool,
+    /// Rank to which leading dims of 1 are left out; 0 when all dims stay.
+    pub rank: usize,
+    /// Whether a matrix is stored `[in, out]`, as in memory.
+    pub straight: bool,
 }
 
 impl Layout {
@@ -74,6 +81,30 @@ impl Layout {
         ])
     }
 
+    /// And names blocks as CLIP of transformers does, after the given text.
+    pub fn clip_blocks(self, blocks: &str) -> Self {
+        self.rule("^blocks.", blocks).rules(&[
+            (".norm1.", ".layer_norm1."),
+            (".norm2.", ".layer_norm2."),
+            (".attn.proj.", ".self_attn.out_proj."),
+            (".attn.q.", ".self_attn.q_proj."),
+            (".attn.k.", ".self_attn.k_proj."),
+            (".attn.v.", ".self_attn.v_proj."),
+        ])
+    }
+
+    /// And names an attention as PyTorch's own layer does: one input projection, `in_proj`.
+    pub fn torch_attention(self, from: &str, to: &str) -> Self {
+        let parts = ["q", "k", "v"].into_iter().enumerate();
+        let of = |layout: Self, (i, name): (usize, &str)| {
+            ["weight", "bias"].into_iter().fold(layout, |layout, kind| {
+                let (from, to) = (format!("{from}{name}.{kind}"), format!("{to}in_proj_{kind}"));
+                layout.rule(&from, &format!("{to}[{i}/3]"))
+            })
+        };
+        parts.fold(self, of).rule(&format!("{from}proj."), &format!("{to}out_proj."))
+    }
+
     /// And puts text before all keys.
     pub fn prefix(self, text: &str) -> Self {
         self.rule("^", text)
@@ -91,27 +122,43 @@ impl Layout {
                 },
             };
         }
-        let (mut part, mut flat) = ([0, 1], false);
+        let mut slot = Slot::whole("");
         while let Some((before, note)) = key.strip_suffix(']').and_then(|key| key.rsplit_once('['))
         {
             match note.split_once('/') {
-                Some((i, n)) => part = [i, n].map(|number| number.parse().unwrap_or(1)),
-                None => flat = note == "2d",
+                Some((i, n)) => slot.part = [i, n].map(|number| number.parse().unwrap_or(1)),
+                None => match note.strip_prefix("rank") {
+                    Some(rank) => slot.rank = rank.parse().unwrap_or(0),
+                    None => (slot.flat, slot.straight) = (note == "2d", note == "in"),
+                },
             }
             key = before.to_owned();
         }
-        Slot { key, part, flat }
+        Slot { key, ..slot }
     }
 }
 
 impl Slot {
     /// A parameter that is a tensor of the file by itself.
     pub fn whole(key: &str) -> Self {
-        Self { key: key.to_owned(), part: [0, 1], flat: false }
+        Self { key: key.to_owned(), part: [0, 1], flat: false, rank: 0, straight: false }
+    }
+
+    /// Whether the matrix is stored the other way round than in memory.
+    pub fn turned(&self, parameter: &Parameter) -> bool {
+        parameter.linear && !self.straight
+    }
+
+    /// Shape of a parameter as it is stored, before parts are put together.
+    pub fn stored(&self, parameter: &Parameter) -> Vec<usize> {
+        if self.straight { parameter.shape.clone() } else { parameter.file_shape() }
     }
 
     /// Shape of the tensor in the file that holds a parameter of this shape.
     pub fn file_shape(&self, mut shape: Vec<usize>) -> Vec<usize> {
+        while self.rank > 0 && shape.len() > self.rank && shape[0] == 1 {
+            shape.remove(0);
+        }
         if let Some(first) = shape.first_mut() {
             *first *= self.part[1];
         }
@@ -134,6 +181,8 @@ mod tests {
         let slot = layout.slot("blocks.0.attn.k.weight");
         assert_eq!((slot.key.as_str(), slot.part), ("encoder.blocks.0.attn.qkv.weight", [1, 3]));
         assert_eq!(slot.file_shape(vec![4, 8]), [12, 8]);
+        assert_eq!(layout.slot("table[rank2]").file_shape(vec![1, 7, 8]), [7, 8]);
+        assert!(layout.slot("matrix[in]").straight);
         let slot = layout.slot("embed.weight");
         assert_eq!(slot.key, "encoder.embed.w");
         assert_eq!(slot.file_shape(vec![4, 3, 1, 2, 2]), [4, 3, 2, 2]);

@@ -64,7 +64,8 @@ fn resolve(
     }
     let known = known_options(entry);
     let mut options = serde_json::Map::new();
-    for (key, value) in &config.options {
+    // An option that is nothing is left out, so that an overlay can take away what another kind had.
+    for (key, value) in config.options.iter().filter(|(_, value)| !value.is_null()) {
         if known.contains(key) {
             options.insert(key.clone(), value.clone());
             continue;

@@ -92,8 +92,10 @@ impl Host for Config {
         let Self { batch, frames, size, motions, appearances, .. } = self;
         Ports::default()
             .plain("video", format!("{batch} 3 {frames} {size} {size}"))
+            .tag("pixels", "imagenet")
             .about("RGB, normalised with ImageNet's statistics")
             .plain("sparse", format!("{batch} 3 {frames}/2 {size} {size}"))
+            .tag("pixels", "imagenet")
             .about("every second frame of `video`")
             .plain("motion", format!("{batch}"))
             .int()

@@ -188,16 +188,21 @@ impl Host for Config {
 
     fn ports(&self, _: &[String]) -> Ports {
         let Self { batch, frames, size, .. } = self;
-        let ports = Ports::default()
-            .plain("video", format!("{batch} 3 {frames} {size} {size}"))
+        let known = |ports: Ports| match self.colours.name() {
+            Some(name) => ports.tag("pixels", name),
+            None => ports,
+        };
+        let video = format!("{batch} 3 {frames} {size} {size}");
+        let ports = known(Ports::default().plain("video", video))
             .about("RGB, normalised")
             .plain("sample", format!("{batch}"))
             .int()
             .about("place of the video in the manifest, from 0");
         let ports = match self.every {
-            Some(every) => ports
-                .plain("sparse", format!("{batch} 3 {frames}/{every} {size} {size}"))
-                .about("each n-th frame of `video`"),
+            Some(every) => {
+                let video = format!("{batch} 3 {frames}/{every} {size} {size}");
+                known(ports.plain("sparse", video)).about("each n-th frame of `video`")
+            }
             None => ports,
         };
         self.labels.iter().fold(ports, |ports, column| {

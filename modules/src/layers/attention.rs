@@ -290,7 +290,18 @@ impl Attention {
 
     /// As [`Attention::ask`], without a look; also returns the attention map `[B, heads, N, M]`.
     pub fn ask_with_map(&self, x: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> (Tensor<3>, Tensor<4>) {
-        let map = self.map_of(x, k, &Look::default());
+        self.look_with_map(x, k, v, &Look::default())
+    }
+
+    /// As [`Attention::ask_with_map`], with a look.
+    pub fn look_with_map(
+        &self,
+        x: Tensor<3>,
+        k: Tensor<3>,
+        v: Tensor<3>,
+        look: &Look<'_>,
+    ) -> (Tensor<3>, Tensor<4>) {
+        let map = self.map_of(x, k, look);
         let [batch, heads, tokens, _] = map.dims();
         let out = map.clone().matmul(self.by_head(self.v.forward(v)));
         let out = out.swap_dims(1, 2).reshape([batch, tokens, heads * self.head]);

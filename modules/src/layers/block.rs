@@ -256,6 +256,12 @@ impl Block {
         self.attn.map_of(x.clone(), x, &look(context, &None))
     }
 
+    /// The rows of [`Block::map`] of the first `count` tokens, when every token sees all.
+    pub fn map_of_first(&self, x: Tensor<3>, count: usize) -> Tensor<4> {
+        let x = self.entering(x, self.norm1.as_ref());
+        self.attn.map_of(x.clone().slice_dim(1, 0..count), x, &Look::default())
+    }
+
     /// The cross-attention map `[B, heads, N, M]` of tokens `[B, N, D]` that enter the block.
     pub fn cross_map(&self, x: Tensor<3>, context: &Context) -> Option<Tensor<4>> {
         let (cross, memory) = (self.cross.as_ref()?, context.memory.as_ref()?);

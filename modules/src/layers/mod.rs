@@ -13,8 +13,12 @@ pub mod fixed_table;
 #[cfg(feature = "flex")]
 pub(crate) mod flex;
 mod gelu_ops;
+pub mod hf_config;
+pub mod image_tower;
+pub mod image_tower_ports;
 #[cfg(feature = "flex")]
 pub(crate) mod lanes;
+pub mod learned_table;
 pub mod linear;
 #[cfg(feature = "flex")]
 pub(crate) mod matrices;
@@ -29,5 +33,6 @@ pub mod relative;
 pub mod rope;
 pub mod size;
 pub mod spans;
+pub mod text_tower;
 pub mod tokens;
 pub mod visible;

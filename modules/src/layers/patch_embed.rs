@@ -13,8 +13,8 @@ use crate::init::Init;
 pub struct Projection {
     /// Kernel, `[D, 3, t, p, p]`.
     pub weight: Param<Tensor<5>>,
-    /// `[D]`.
-    pub bias: Param<Tensor<1>>,
+    /// `[D]`; CLIP has none.
+    pub bias: Option<Param<Tensor<1>>>,
 }
 
 /// Cuts `[B, C, T, H, W]` into patches of `[frames, rows, columns]` pixels; returns
@@ -42,7 +42,13 @@ impl PatchEmbed {
     pub fn new(width: usize, tubelet: usize, patch: usize, init: &Init) -> Self {
         let bound = 1.0 / ((3 * tubelet * patch * patch) as f64).sqrt();
         let weight = init.uniform([width, 3, tubelet, patch, patch], bound);
-        Self { proj: Projection { weight, bias: init.uniform([width], bound) } }
+        Self { proj: Projection { weight, bias: Some(init.uniform([width], bound)) } }
+    }
+
+    /// The same without a bias.
+    pub fn without_bias(width: usize, tubelet: usize, patch: usize, init: &Init) -> Self {
+        let Self { proj } = Self::new(width, tubelet, patch, init);
+        Self { proj: Projection { bias: None, ..proj } }
     }
 
     /// `video`: `[B, 3, T, H, W]`; returns tokens `[B, N, D]`, time outermost, then rows.
@@ -53,6 +59,10 @@ impl PatchEmbed {
         let [batch, tokens, _, pixels] = patches.dims();
         let kernel = kernel.reshape([width, channels * pixels]).transpose();
         let patches = patches.reshape([batch, tokens, channels * pixels]);
-        patches.matmul(kernel.unsqueeze()) + self.proj.bias.val().unsqueeze()
+        let tokens = patches.matmul(kernel.unsqueeze());
+        match &self.proj.bias {
+            Some(bias) => tokens + bias.val().unsqueeze(),
+            None => tokens,
+        }
     }
 }

@@ -74,23 +74,33 @@ impl Host for Config {
     }
 
     fn forward(&self, (): &mut (), inputs: Frames, call: &Call) -> Result<Forwarded, NodeError> {
-        let missing = || NodeError::MissingInput { port: "attention".to_owned() };
-        let attention = inputs.get("attention").ok_or_else(missing)?;
-        let &[_, frames, patches] = attention.shape() else {
-            return Err(NodeError::Mismatch {
-                port: "attention".to_owned(),
-                found: format!("{:?}", attention.shape()),
-                expected: "three dims".to_owned(),
-            });
-        };
-        let scores = attention.to_f32();
-        let one = |(sample, scores): (usize, &[f32])| {
-            let noise = visible::noise(&call.key.with_number(sample as u64), scores.len());
-            self.choose(scores, &noise, patches)
-        };
-        let chosen = scores.chunks(frames * patches).enumerate().map(one).collect();
-        Ok(visible::give(chosen, frames * patches))
+        give(&inputs, call, |scores, noise, patches| self.choose(scores, noise, patches))
     }
+}
+
+/// What a mask gives that chooses by scores at the port `attention`: `choose` takes those of a clip, as
+/// many draws, and the number of patches of a frame.
+pub fn give(
+    inputs: &Frames,
+    call: &Call,
+    choose: impl Fn(&[f32], &[f32], usize) -> Vec<i64>,
+) -> Result<Forwarded, NodeError> {
+    let missing = || NodeError::MissingInput { port: "attention".to_owned() };
+    let attention = inputs.get("attention").ok_or_else(missing)?;
+    let &[_, frames, patches] = attention.shape() else {
+        return Err(NodeError::Mismatch {
+            port: "attention".to_owned(),
+            found: format!("{:?}", attention.shape()),
+            expected: "three dims".to_owned(),
+        });
+    };
+    let scores = attention.to_f32();
+    let one = |(sample, scores): (usize, &[f32])| {
+        let noise = visible::noise(&call.key.with_number(sample as u64), scores.len());
+        choose(scores, &noise, patches)
+    };
+    let chosen = scores.chunks(frames * patches).enumerate().map(one).collect();
+    Ok(visible::give(chosen, frames * patches))
 }
 
 /// Kind `masks/attention`.

@@ -25,6 +25,7 @@ use serde_json::Value;
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
+use crate::layers::image_tower::unfold;
 use crate::layers::linear::Linear;
 use crate::layers::mlp::Activation;
 use crate::layers::norm::{Norm, unit};
@@ -120,16 +121,6 @@ impl InternVlClip {
     }
 }
 
-/// Frames side by side, `[B T, 1 + A, D]` to `[B, 1 + T A, D]`; class tokens are averaged.
-fn unfold(x: Tensor<3>, frames: usize) -> Tensor<3> {
-    let [folded, rows, width] = x.dims();
-    let x = x.reshape([folded / frames, frames, rows, width]);
-    let class = x.clone().slice_dim(2, 0..1).mean_dim(1).squeeze_dim(1);
-    let patches = x.slice_dim(2, 1..rows);
-    let patches = patches.reshape([folded / frames, frames * (rows - 1), width]);
-    Tensor::cat(vec![class, patches], 1)
-}
-
 impl Config {
     /// All numbers.
     pub fn size(&self) -> Size {
@@ -219,7 +210,8 @@ impl Kind for Config {
         let taps = block::taps(self.size().depth, self.taps(), self.tap_interval);
         let (layers, x) =
             block::run(&module.blocks, module.embed(video), &taps, &Context::training(call), call);
-        let layers: Vec<_> = layers.into_iter().map(|layer| unit(unfold(layer, frames))).collect();
+        let layers: Vec<_> =
+            layers.into_iter().map(|layer| unit(unfold(layer, frames, 1))).collect();
         let (pooled, map) = module.clip_projector.with_map(x);
         let [_, width] = pooled.dims();
         let pooled: Tensor<2> = pooled.reshape([batch, frames, width]).mean_dim(1).squeeze_dim(1);

@@ -186,11 +186,14 @@ pub fn import(
         };
         let plan = Plan::new(slots.iter().map(declare).collect(), words)?;
         let piece = |key: &str| {
-            let (_, slot) = by_path[key];
+            let (parameter, slot) = by_path[key];
             let stored = archive.get(&slot.key)?;
             let [part, parts] = slot.part;
             let length = stored.bytes.len() / parts;
             let run = part * length..(part + 1) * length;
+            if parameter.linear && slot.straight {
+                return Ok(Cow::Owned(turned(&stored.bytes[run], [parameter.shape[0], parameter.shape[1]])));
+            }
             Ok(match stored.bytes {
                 Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[run]),
                 Cow::Owned(bytes) => Cow::Owned(bytes[run].to_vec()),
@@ -254,8 +257,20 @@ fn write<'a>(
     archive::write(file, plan, tensors, None).map(|_| ())
 }
 
-/// What a tensor of an exported file is made of.
-type Pieces<'a> = BTreeMap<usize, (&'a Archive, String)>;
+/// Bytes of a matrix of these rows and columns, the other way round.
+fn turned(bytes: &[u8], [rows, columns]: [usize; 2]) -> Vec<u8> {
+    let size = bytes.len() / (rows * columns).max(1);
+    let mut out = Vec::with_capacity(bytes.len());
+    for (column, row) in (0..columns).flat_map(|c| (0..rows).map(move |r| (c, r))) {
+        let at = (row * columns + column) * size;
+        out.extend_from_slice(&bytes[at..at + size]);
+    }
+    out
+}
+
+/// What a tensor of an exported file is made of: by part, the archive, the key, and the rows and
+/// columns of a matrix that is to be turned.
+type Pieces<'a> = BTreeMap<usize, (&'a Archive, String, Option<[usize; 2]>)>;
 
 /// Writes an imported checkpoint as one file: with the keys, shapes and types that it had, or in
 /// another layout of its kinds.
@@ -287,17 +302,19 @@ pub fn export(
             }
             let Some(info) = archive.info(&parameter.path) else { continue };
             let shape = imported.tensors.get(&slot.key).filter(|_| layout.is_none());
-            let shape = shape.map_or_else(|| slot.file_shape(info.shape.to_vec()), |t| t.1.clone());
+            let shape = shape.map_or_else(|| slot.file_shape(slot.stored(&parameter)), |t| t.1.clone());
             let declared = Declared { key: slot.key.clone(), dtype: info.dtype, shape };
             let (_, pieces) = tensors.entry(slot.key).or_insert_with(|| (declared, Pieces::new()));
-            pieces.insert(slot.part[0], (archive, parameter.path));
+            let turn = (parameter.linear && slot.straight)
+                .then(|| [parameter.shape[1], parameter.shape[0]]);
+            pieces.insert(slot.part[0], (archive, parameter.path, turn));
         }
     }
     for (key, info) in rest.iter().flat_map(Archive::keys) {
         let (dtype, shape) = (info.dtype, info.shape.to_vec());
         let declared = Declared { key: key.to_owned(), dtype, shape };
         let archive = rest.as_ref().expect("its keys were listed");
-        let pieces = Pieces::from([(0, (archive, key.to_owned()))]);
+        let pieces = Pieces::from([(0, (archive, key.to_owned(), None))]);
         tensors.insert(key.to_owned(), (declared, pieces));
     }
     let declared = tensors.values().map(|(declared, _)| declared.clone()).collect();
@@ -307,12 +324,16 @@ pub fn export(
 }
 
 fn joined<'a>(pieces: &Pieces<'a>) -> Result<Cow<'a, [u8]>, NodeError> {
-    if let [(archive, key)] = pieces.values().collect::<Vec<_>>()[..] {
+    if let [(archive, key, None)] = pieces.values().collect::<Vec<_>>()[..] {
         return Ok(archive.get(key)?.bytes);
     }
     let mut all = Vec::new();
-    for (archive, key) in pieces.values() {
-        all.extend_from_slice(&archive.get(key)?.bytes);
+    for (archive, key, turn) in pieces.values() {
+        let bytes = archive.get(key)?.bytes;
+        match turn {
+            Some(dims) => all.extend(turned(&bytes, *dims)),
+            None => all.extend_from_slice(&bytes),
+        }
     }
     Ok(Cow::Owned(all))
 }

@@ -98,7 +98,7 @@ fn matched(
             continue;
         };
         unused.remove(key);
-        let expected = slot.file_shape(parameter.file_shape());
+        let expected = slot.file_shape(slot.stored(parameter));
         if squeezed(shape) != squeezed(&expected) {
             problems.push(format!("`{key}` is {shape:?}, expected {expected:?}"));
         } else if !dtype.is_float() {

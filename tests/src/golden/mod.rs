@@ -9,6 +9,8 @@ pub mod autoencoder;
 pub mod beats;
 pub mod diffusion;
 pub mod fixture;
+pub mod image_text;
+pub mod image_towers;
 pub mod internvideo2;
 pub mod network;
 pub mod optimizer;
@@ -27,6 +29,7 @@ use report::Report;
 pub const KNOWN: &[&str] = &[
     "adamw_cosine",
     "beats",
+    "clip",
     "diffusion_cosine",
     "internvideo2_ap",
     "internvideo2_attention_mask",
@@ -34,9 +37,13 @@ pub const KNOWN: &[&str] = &[
     "internvideo2_mae_teacher",
     "internvideo2_pretrain",
     "internvideo2_stage2_vision",
+    "internvit",
     "internvl_clip_teacher",
     "mar_diffloss",
     "preprocess",
+    "siglip",
+    "siglip2",
+    "siglip_semantic_mask",
     "tokenizer_llama_bpe",
     "tokenizer_wordpiece",
     "videomae_model",
@@ -51,15 +58,20 @@ pub fn check(folder: &Path) -> Option<Report> {
     Some(match name {
         "adamw_cosine" => optimizer::check(folder),
         "beats" => beats::check(folder),
+        "clip" => image_text::check_clip(folder),
         "diffusion_cosine" => diffusion::check_cosine(folder),
         "internvideo2_ap" | "internvideo2_cls" => internvideo2::check_classifier(folder),
         "internvideo2_attention_mask" => attention_mask::check(folder),
         "internvideo2_mae_teacher" => teachers::check_videomae(folder),
         "internvideo2_pretrain" => alignment::check(folder),
         "internvideo2_stage2_vision" => stage2_vision::check(folder),
+        "internvit" => image_towers::check_internvit(folder),
         "internvl_clip_teacher" => teachers::check_internvl(folder),
         "mar_diffloss" => diffusion::check_mar(folder),
         "preprocess" => Report::of_problems(folder, preprocess::check(folder).err()),
+        "siglip" => image_text::check_siglip(folder),
+        "siglip2" => image_text::check_siglip2(folder),
+        "siglip_semantic_mask" => image_towers::check_semantic(folder),
         "tokenizer_llama_bpe" | "tokenizer_wordpiece" => tokenizer::check(folder),
         "videomae_model" => videomae::check_classifier(folder),
         "videomae_pretrain" => videomae::check_autoencoder(folder),

@@ -34,6 +34,13 @@ impl Normalisation {
     /// To -1..1.
     pub const HALF: Self = Self { mean: [0.5; 3], std: [0.5; 3] };
 
+    /// Word for these numbers, the value of the tag `pixels` of a port; none for others.
+    pub fn name(&self) -> Option<&'static str> {
+        let known =
+            [(Self::IMAGENET, "imagenet"), (Self::CLIP, "clip"), (Self::HALF, "minus_one_to_one")];
+        known.into_iter().find(|(numbers, _)| numbers == self).map(|(_, name)| name)
+    }
+
     /// What is wrong with the numbers.
     pub fn problem(&self) -> Option<String> {
         let Self { mean, std } = self;

@@ -128,6 +128,17 @@ impl Taps {
     }
 }
 
+/// Resizing along one axis as a matrix, `[output, input]` row-major.
+pub fn matrix(input: usize, output: usize, filter: Filter, antialias: bool) -> Vec<f32> {
+    let taps = Taps::new(input, output, filter, antialias);
+    let mut matrix = vec![0.0; output * input];
+    let rows = taps.starts.iter().zip(taps.weights.chunks_exact(taps.width));
+    for (at, (start, weights)) in rows.enumerate() {
+        matrix[at * input + start..][..taps.width].copy_from_slice(weights);
+    }
+    matrix
+}
+
 /// The weights of an output position when the filter widens with the scale.
 fn antialiased(at: usize, scale: f64, input: usize, filter: Filter) -> (usize, Vec<f64>) {
     let radius = if filter == Filter::Bicubic { 2.0 } else { 1.0 };
