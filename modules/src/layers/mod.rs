@@ -6,6 +6,7 @@ mod attention_flex;
 #[cfg(feature = "tch")]
 mod attention_libtorch;
 mod attention_ops;
+pub mod bert;
 pub mod block;
 pub mod diffusion;
 pub mod drop_path;
@@ -13,6 +14,7 @@ pub mod fixed_table;
 #[cfg(feature = "flex")]
 pub(crate) mod flex;
 mod gelu_ops;
+pub mod labelled;
 #[cfg(feature = "flex")]
 pub(crate) mod lanes;
 pub mod linear;
@@ -25,6 +27,7 @@ pub mod patch_embed;
 pub mod pool;
 pub mod positions;
 pub mod rope;
+pub mod rows;
 pub mod size;
 pub mod spans;
 pub mod tokens;

@@ -6,13 +6,16 @@
 pub mod alignment;
 pub mod attention_mask;
 pub mod autoencoder;
+pub mod bert;
 pub mod diffusion;
 pub mod fixture;
 pub mod internvideo2;
 pub mod network;
 pub mod optimizer;
 pub mod preprocess;
+pub mod qformer;
 pub mod report;
+pub mod stage2;
 pub mod teachers;
 
 use std::path::Path;
@@ -20,14 +23,19 @@ use std::path::Path;
 use report::Report;
 
 /// Fixtures that must be handled, sorted.
-pub const KNOWN: [&str; 12] = [
+pub const KNOWN: [&str; 17] = [
     "adamw_cosine",
+    "bert",
+    "bert_cross",
+    "blip2_qformer",
+    "blip_text",
     "diffusion_cosine",
     "internvideo2_ap",
     "internvideo2_attention_mask",
     "internvideo2_cls",
     "internvideo2_mae_teacher",
     "internvideo2_pretrain",
+    "internvideo2_stage2",
     "internvl_clip_teacher",
     "mar_diffloss",
     "preprocess",
@@ -40,11 +48,16 @@ pub fn check(folder: &Path) -> Option<Report> {
     let name = folder.file_name()?.to_str()?;
     Some(match name {
         "adamw_cosine" => optimizer::check(folder),
+        "bert" => bert::check(folder),
+        "bert_cross" => bert::check_cross(folder),
+        "blip2_qformer" => qformer::check(folder),
+        "blip_text" => bert::check_blip(folder),
         "diffusion_cosine" => diffusion::check_cosine(folder),
         "internvideo2_ap" | "internvideo2_cls" => internvideo2::check_classifier(folder),
         "internvideo2_attention_mask" => attention_mask::check(folder),
         "internvideo2_mae_teacher" => teachers::check_videomae(folder),
         "internvideo2_pretrain" => alignment::check(folder),
+        "internvideo2_stage2" => stage2::check(folder),
         "internvl_clip_teacher" => teachers::check_internvl(folder),
         "mar_diffloss" => diffusion::check_mar(folder),
         "preprocess" => Report::of_problems(folder, preprocess::check(folder).err()),
