@@ -108,7 +108,9 @@ fn all<T: Ranked>(inputs: &mut Tensors, ports: &[&str]) -> Result<Vec<T>, NodeEr
         found.extend(inputs.take_if(port)?);
     }
     if found.is_empty() {
-        return Err(NodeError::MissingInput { port: ports.first().copied().unwrap_or("").to_owned() });
+        return Err(NodeError::MissingInput {
+            port: ports.first().copied().unwrap_or("").to_owned(),
+        });
     }
     Ok(found)
 }

@@ -258,8 +258,8 @@ impl Kind for Config {
     fn init(&self, _: &Dims, init: &Init) -> QFormer {
         let size = self.size();
         let init = &init.with_sigma(size.sigma);
-        let extra = (self.extra_queries > 0)
-            .then(|| init.constant([self.extra_queries, size.width], 0.0));
+        let extra =
+            (self.extra_queries > 0).then(|| init.constant([self.extra_queries, size.width], 0.0));
         QFormer {
             query_tokens: init.normal([self.queries(), size.width], 0.02),
             extra_query_tokens: extra,

@@ -67,7 +67,12 @@ impl Kind for Config {
         Concatenate { inputs: INPUTS.len() }
     }
 
-    fn forward(&self, _: &Concatenate, mut inputs: Tensors, _: &Call) -> Result<Tensors, NodeError> {
+    fn forward(
+        &self,
+        _: &Concatenate,
+        mut inputs: Tensors,
+        _: &Call,
+    ) -> Result<Tensors, NodeError> {
         let mut outputs = Tensors::new();
         outputs.put("all", self.of.map(&mut inputs, &INPUTS, Joined)?);
         Ok(outputs)
@@ -96,8 +101,7 @@ mod tests {
         let module = config.init(&Dims::new(), &Init::new(0, "join", &Device::flex()));
         let inputs = Tensors::of("first", a.clone()).with("third", b.clone());
         let call = Call::new(Key::new(0, "join"), At::default());
-        let all: Tensor<2> =
-            config.forward(&module, inputs, &call).unwrap().take("all").unwrap();
+        let all: Tensor<2> = config.forward(&module, inputs, &call).unwrap().take("all").unwrap();
         assert_eq!(all.clone().into_data().try_to_vec::<f32>().unwrap(), [1.0, 1.0, 2.0, 2.0]);
         let weight = Tensor::<2>::from_data([[1.0, 2.0], [3.0, 4.0]], &device);
         let gradients = (all * weight).sum().backward();

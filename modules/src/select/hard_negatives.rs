@@ -93,7 +93,11 @@ impl Config {
         let wide = |frame: &Frame| frame.to_f32().into_iter().map(f64::from).collect::<Vec<_>>();
         if let Some(similarity) = inputs.get("similarity") {
             let &[rows, columns] = similarity.shape() else { return Err(shape("similarity")) };
-            return if rows == columns { Ok((wide(similarity), rows)) } else { Err(shape("similarity")) };
+            return if rows == columns {
+                Ok((wide(similarity), rows))
+            } else {
+                Err(shape("similarity"))
+            };
         }
         let vectors = |port: &str| {
             let missing = || NodeError::MissingInput { port: port.to_owned() };
@@ -152,7 +156,8 @@ impl Host for Config {
     fn check(&self, dims: &Dims) -> Vec<OptionProblem> {
         let mut problems = Vec::new();
         if !(self.temperature > 0.0 && self.temperature <= 100.0) {
-            let message = format!("`temperature` is {}, not above 0 and up to 100", self.temperature);
+            let message =
+                format!("`temperature` is {}, not above 0 and up to 100", self.temperature);
             problems.push(OptionProblem::new("temperature", message, "0.07 is usual"));
         }
         if dims.get("B") == Some(&1) {

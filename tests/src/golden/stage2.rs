@@ -11,7 +11,7 @@ use modules::layers::block::Context;
 use modules::layers::norm::unit;
 use modules::layers::rows::Rows;
 use modules::losses::{masked_token, matching};
-use modules::select::{concatenate, gather, hard_negatives};
+use modules::select::{self, concatenate, gather, hard_negatives};
 use modules::tensors::{Ranked, Tensors};
 use modules::text::bert;
 use schemas::dims::Dims;
@@ -35,10 +35,7 @@ fn part(fixture: &Fixture, more: &Value) -> Text {
 }
 
 /// Rows of these numbers, as the node gives them.
-fn rows<T: Ranked>(of: Rows, from: &T, index: &Tensor<1, Int>) -> T
-where
-    T: Clone,
-{
+fn rows<T: Ranked + Clone>(of: Rows, from: &T, index: &Tensor<1, Int>) -> T {
     let given = Tensors::of("rows", from.clone()).with("index", index.clone());
     take(&mut plain(&gather::Config { of }, given), "chosen")
 }
@@ -55,9 +52,10 @@ fn take<T: Ranked>(tensors: &mut Tensors, name: &str) -> T {
     tensors.take(name).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn range(from: usize, to: usize) -> Tensor<1, Int> {
-    let numbers: Vec<i64> = (from as i64..to as i64).collect();
-    Tensor::from_data(TensorData::new(numbers, [to - from]), &autodiff().inner())
+/// Some of the equal parts of a tensor, as the node gives them.
+fn some<T: Ranked + Clone>(of: Rows, from: &T, [first, end, parts]: [usize; 3]) -> T {
+    let kind = select::part::Config { of, parts, from: first, to: Some(end) };
+    take(&mut plain(&kind, Tensors::of("rows", from.clone())), "part")
 }
 
 // joined by losses/info_nce
@@ -77,7 +75,8 @@ impl Contrast {
             let array = Array { shape, values: array.values.clone() };
             (name, array.float::<2>(&autodiff()).require_grad())
         };
-        let names = ["vision_proj.weight", "vision_proj.bias", "text_proj.weight", "text_proj.bias"];
+        let names =
+            ["vision_proj.weight", "vision_proj.bias", "text_proj.weight", "text_proj.bias"];
         let temperature = Array { shape: vec![1], values: held["temp"].values.clone() };
         Self {
             leaves: names.map(leaf).into(),
@@ -178,7 +177,7 @@ fn check_inside(
     report: &mut Report,
     inputs: &Arrays,
     (text, fusion): (&Text, &Text),
-    batch: &Fused<Tensor<3>>,
+    batch: &Fused,
 ) {
     let (text, blocks) = (text.module.valid(), fusion.module.valid().blocks);
     let mask = ints::<2>(inputs, "attention_mask");
@@ -208,27 +207,26 @@ fn check_inside(
         report.meet(&format!("mlm.hidden.{}", text.blocks.len() + number), &Array::of(x.clone()));
     }
     let pairs = 3 * mask.dims()[0];
-    let context = asking(own(&batch.mask.clone().slice_dim(0, 0..pairs)), batch.memory.clone()
-        .inner().slice_dim(0, 0..pairs));
-    let x = batch.hidden.clone().inner().slice_dim(0, 0..pairs);
+    let part = |tokens: &Tensor<3>| tokens.clone().inner().slice_dim(0, 0..pairs);
+    let mask = batch.mask.clone().slice_dim(0, 0..pairs);
+    let (x, context) = (part(&batch.hidden), asking(own(&mask), part(&batch.memory)));
     check_blocks(report, "vtm.", &blocks, x, &context);
 }
 
 /// What the second part is given: pairs that match, those with another clip, those with another
 /// text, and texts with hidden words.
-struct Fused<T> {
-    hidden: T,
-    memory: T,
+struct Fused {
+    hidden: Tensor<3>,
+    memory: Tensor<3>,
     mask: Tensor<2, Int>,
 }
 
-fn fused(inputs: &Arrays, tokens: &Tensor<3>, vision: &Tensor<3>) -> Fused<Tensor<3>> {
+fn fused(inputs: &Arrays, tokens: &Tensor<3>, vision: &Tensor<3>) -> Fused {
     let mask = ints::<2>(inputs, "attention_mask");
-    let batch = mask.dims()[0];
     let (of_text, of_vision) =
         (ints::<1>(inputs, "vision_neg_indices"), ints::<1>(inputs, "txt_neg_indices"));
-    let clean = rows(Rows::Tokens, tokens, &range(0, batch));
-    let hidden = rows(Rows::Tokens, tokens, &range(batch, 2 * batch));
+    let clean = some(Rows::Tokens, tokens, [0, 1, 2]);
+    let hidden = some(Rows::Tokens, tokens, [1, 2, 2]);
     let other_text = rows(Rows::Tokens, &clean, &of_vision);
     let other_vision = rows(Rows::Tokens, vision, &of_text);
     let other_mask = rows(Rows::Ids, &mask, &of_vision);
@@ -247,8 +245,7 @@ pub fn check(folder: &Path) -> Report {
     let text = part(&fixture, &json!({ "mode": "text" }));
     let fusion = part(&fixture, &json!({ "mode": "fusion", "mlm": true }));
     let pairs = dims([("D", fixture.count("hidden_size"))]);
-    let head =
-        Network::<matching::Config>::load(&fixture, "model.safetensors", json!({}), &pairs);
+    let head = Network::<matching::Config>::load(&fixture, "model.safetensors", json!({}), &pairs);
     let contrast = Contrast::load(&fixture);
     let mut rest: BTreeSet<String> =
         contrast.leaves.iter().map(|(name, _)| (*name).to_owned()).collect();
@@ -261,7 +258,6 @@ pub fn check(folder: &Path) -> Report {
     check_coverage(&mut report, &fixture, "model.safetensors", &taken);
 
     let mask = ints::<2>(&inputs, "attention_mask");
-    let batch = mask.dims()[0];
     let (clean, hidden) = (ints::<2>(&inputs, "input_ids"), ints::<2>(&inputs, "mlm_input_ids"));
     let given = Tensors::of("ids", join(Rows::Ids, &[&clean, &hidden]));
     let mut read = text.forward(given.with("mask", join(Rows::Ids, &[&mask, &mask])));
@@ -269,7 +265,7 @@ pub fn check(folder: &Path) -> Report {
         (port(&mut read, "tokens"), port(&mut read, "pooled"));
     let clips = inputs["pooled_vision_embeds"].float::<2>(&autodiff()).require_grad();
     let vision = inputs["vision_embeds"].float::<3>(&autodiff()).require_grad();
-    let pooled = rows(Rows::Vectors, &pooled, &range(0, batch));
+    let pooled = some(Rows::Vectors, &pooled, [0, 1, 2]);
     let vtc = check_contrast(&mut report, &inputs, &contrast, &clips, &pooled);
 
     let together = fused(&inputs, &tokens, &vision);
@@ -280,13 +276,13 @@ pub fn check(folder: &Path) -> Report {
         .with("table", port::<2>(&mut read, "table"));
     let mut given = fusion.forward(given);
     let pooled: Tensor<2> = port(&mut given, "pooled");
-    let pooled = rows(Rows::Vectors, &pooled, &range(0, 3 * batch));
+    let pooled = some(Rows::Vectors, &pooled, [0, 3, 4]);
     let mut matched = head.forward(Tensors::of("features", pooled));
     report.meet("vtm_logits", &Array::of(port::<2>(&mut matched, "scores")));
     let vtm: Tensor<1> = port(&mut matched, "loss");
     report.meet("loss_vtm", &Array::of(vtm.clone()));
     let logits: Tensor<3> = port(&mut given, "logits");
-    let logits = rows(Rows::Tokens, &logits, &range(3 * batch, 4 * batch));
+    let logits = some(Rows::Tokens, &logits, [3, 4, 4]);
     report.meet("mlm_logits", &Array::of(logits.clone()));
     let labels = ints::<2>(&inputs, "mlm_labels");
     let given = Tensors::of("logits", logits).with("labels", labels);
@@ -297,7 +293,8 @@ pub fn check(folder: &Path) -> Report {
     report.meet("loss", &Array::of(loss.clone()));
     let mut all = loss.backward();
     report.meet("grad_input.vision_embeds", &Array::of(vision.grad(&all).expect("a gradient")));
-    report.meet("grad_input.pooled_vision_embeds", &Array::of(clips.grad(&all).expect("a gradient")));
+    report
+        .meet("grad_input.pooled_vision_embeds", &Array::of(clips.grad(&all).expect("a gradient")));
     let mut gradients = contrast.gradients(&all);
     for part in [text.gradients(&mut all), fusion.gradients(&mut all), head.gradients(&mut all)] {
         gradients.extend(part);

@@ -72,8 +72,11 @@ pub(crate) fn of_bert(depth: usize, first: usize) -> Vec<Layout> {
 /// A Q-Former: of transformers, of LAVIS, of VideoChat2. Without text its one MLP is that of the
 /// queries.
 pub(crate) fn of_qformer(depth: usize, text: bool) -> Vec<Layout> {
-    let queries_alone =
-        [(".mlp.fc1.", ".second.mlp.fc1."), (".mlp.fc2.", ".second.mlp.fc2."), (".norm2.", ".second.norm.")];
+    let queries_alone = [
+        (".mlp.fc1.", ".second.mlp.fc1."),
+        (".mlp.fc2.", ".second.mlp.fc2."),
+        (".norm2.", ".second.norm."),
+    ];
     let named = |name: &'static str, attention: &str| {
         let layout = Layout::new(name).rules(if text { &[] } else { &queries_alone });
         layout.bert_blocks(depth, 0, attention).bert_tables().bert_words()
