@@ -7,8 +7,8 @@ use std::{env, fs};
 #[path = "../tools/libtorch.rs"]
 mod libtorch;
 
-const FOLDERS: [&str; 7] =
-    ["audio", "data", "losses", "masks", "models", "probes", "text"];
+const FOLDERS: [&str; 8] =
+    ["audio", "data", "losses", "masks", "models", "probes", "select", "text"];
 
 fn main() {
     libtorch::link();

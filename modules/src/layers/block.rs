@@ -45,8 +45,10 @@ pub struct BlocksConfig {
     pub drop_path: f64,
     /// Dropout at the end of each branch.
     pub dropout: f64,
-    /// Cross-attention to a memory in every so many blocks, from the first on; none when 0.
+    /// Cross-attention to a memory in every so many blocks; none when 0.
     pub cross_every: usize,
+    /// Number of the first block with cross-attention.
+    pub cross_from: usize,
     /// Channels of the memory.
     pub memory: usize,
     /// Whether the first tokens have an MLP of their own (Q-Former).
@@ -68,6 +70,7 @@ impl BlocksConfig {
             drop_path: 0.0,
             dropout: 0.0,
             cross_every: 0,
+            cross_from: 0,
             memory: 0,
             two_mlps: false,
         }
@@ -186,7 +189,9 @@ pub struct Block {
 impl Block {
     fn new(config: &BlocksConfig, number: usize, rate: f64, init: &Init) -> Self {
         let width = config.attention.width;
-        let shrink = (2.0 * (number + 1) as f64).sqrt();
+        // A norm after each sum keeps the stream in bounds, so that branches may start whole.
+        let before = config.norms == Norms::Before;
+        let shrink = if before { (2.0 * (number + 1) as f64).sqrt() } else { 1.0 };
         let norm = || Norm::new(config.norm, width, init);
         let scale = || {
             let on = config.layer_scale > 0.0;
@@ -196,7 +201,9 @@ impl Block {
             let make = if config.gated { Mlp::gated } else { Mlp::new };
             make([width, config.hidden, width], config.activation, shrink, init)
         };
-        let crosses = config.cross_every > 0 && number.is_multiple_of(config.cross_every);
+        let later = number.checked_sub(config.cross_from);
+        let every = config.cross_every;
+        let crosses = every > 0 && later.is_some_and(|later| later.is_multiple_of(every));
         let to_memory = AttentionConfig { memory: config.memory, ..config.attention };
         let cross = || Cross { norm: norm(), attn: Attention::new(&to_memory, 1.0, init) };
         Self {

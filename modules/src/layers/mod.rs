@@ -6,6 +6,7 @@ mod attention_flex;
 #[cfg(feature = "tch")]
 mod attention_libtorch;
 mod attention_ops;
+pub mod bert;
 pub mod block;
 pub mod diffusion;
 pub mod drop_path;
@@ -16,6 +17,7 @@ mod gelu_ops;
 pub mod hf_config;
 pub mod image_tower;
 pub mod image_tower_ports;
+pub mod labelled;
 #[cfg(feature = "flex")]
 pub(crate) mod lanes;
 pub mod learned_table;
@@ -31,6 +33,7 @@ pub mod pool;
 pub mod positions;
 pub mod relative;
 pub mod rope;
+pub mod rows;
 pub mod size;
 pub mod spans;
 pub mod text_tower;

@@ -20,6 +20,10 @@ pub(crate) struct Found {
     pub(crate) unused: Vec<String>,
 }
 
+/// Parameters that begin as nothing, so that a trained network without them can get them: adapters,
+/// and queries that are added to those of a trained Q-Former.
+const BEGIN_AS_NOTHING: [&str; 2] = [".lora.", "extra_query_tokens"];
+
 /// Type and shape of each tensor of a file, by key.
 type Held = BTreeMap<String, (Dtype, Vec<usize>)>;
 
@@ -91,8 +95,7 @@ fn matched(
     for (parameter, slot) in parameters.iter().zip(slots) {
         let key = &slot.key;
         let Some((dtype, shape)) = held.get(key) else {
-            // Adapters begin as nothing, so that a network without them can get them.
-            if !parameter.path.contains(".lora.") {
+            if !BEGIN_AS_NOTHING.iter().any(|name| parameter.path.contains(name)) {
                 problems.push(format!("`{key}` is missing"));
             }
             continue;

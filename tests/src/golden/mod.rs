@@ -7,6 +7,7 @@ pub mod alignment;
 pub mod attention_mask;
 pub mod autoencoder;
 pub mod beats;
+pub mod bert;
 pub mod diffusion;
 pub mod fixture;
 pub mod image_text;
@@ -15,7 +16,9 @@ pub mod internvideo2;
 pub mod network;
 pub mod optimizer;
 pub mod preprocess;
+pub mod qformer;
 pub mod report;
+pub mod stage2;
 pub mod stage2_vision;
 pub mod teachers;
 pub mod tokenizer;
@@ -29,6 +32,10 @@ use report::Report;
 pub const KNOWN: &[&str] = &[
     "adamw_cosine",
     "beats",
+    "bert",
+    "bert_cross",
+    "blip2_qformer",
+    "blip_text",
     "clip",
     "diffusion_cosine",
     "internvideo2_ap",
@@ -36,6 +43,7 @@ pub const KNOWN: &[&str] = &[
     "internvideo2_cls",
     "internvideo2_mae_teacher",
     "internvideo2_pretrain",
+    "internvideo2_stage2",
     "internvideo2_stage2_vision",
     "internvit",
     "internvl_clip_teacher",
@@ -58,12 +66,17 @@ pub fn check(folder: &Path) -> Option<Report> {
     Some(match name {
         "adamw_cosine" => optimizer::check(folder),
         "beats" => beats::check(folder),
+        "bert" => bert::check(folder),
+        "bert_cross" => bert::check_cross(folder),
+        "blip2_qformer" => qformer::check(folder),
+        "blip_text" => bert::check_blip(folder),
         "clip" => image_text::check_clip(folder),
         "diffusion_cosine" => diffusion::check_cosine(folder),
         "internvideo2_ap" | "internvideo2_cls" => internvideo2::check_classifier(folder),
         "internvideo2_attention_mask" => attention_mask::check(folder),
         "internvideo2_mae_teacher" => teachers::check_videomae(folder),
         "internvideo2_pretrain" => alignment::check(folder),
+        "internvideo2_stage2" => stage2::check(folder),
         "internvideo2_stage2_vision" => stage2_vision::check(folder),
         "internvit" => image_towers::check_internvit(folder),
         "internvl_clip_teacher" => teachers::check_internvl(folder),

@@ -61,8 +61,8 @@ impl<K: Kind + std::fmt::Debug> Network<K> {
 
     /// Runs the kind as a node does, without drop path.
     pub fn forward(&self, inputs: Tensors) -> Tensors {
-        let call = Call::new(Key::new(0, "golden"), At::default());
-        self.kind.forward(&self.module, inputs, &call).unwrap_or_else(|error| panic!("{error}"))
+        let given = self.kind.forward(&self.module, inputs, &call());
+        given.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Gradients by key, in the layout of the file.
@@ -81,6 +81,17 @@ impl<K: Kind + std::fmt::Debug> Network<K> {
         };
         weights::assemble(pieces).into_iter().map(wide).collect()
     }
+}
+
+/// A pass that does not train.
+pub fn call() -> Call {
+    Call::new(Key::new(0, "golden"), At::default())
+}
+
+/// Runs a kind without parameters.
+pub fn plain<K: Kind>(kind: &K, inputs: Tensors) -> Tensors {
+    let module = kind.init(&Dims::new(), &Init::new(0, "golden", &autodiff()));
+    kind.forward(&module, inputs, &call()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Takes one tensor by port.

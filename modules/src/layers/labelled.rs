@@ -1,0 +1,86 @@
+//! Cross entropy of word scores at the tokens that have a label.
+
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, activation};
+use schemas::node::NodeError;
+
+/// The label of a token that does not count.
+pub const IGNORED: i64 = -100;
+
+/// Tokens that have a label.
+#[derive(Debug, Clone)]
+pub struct Labelled {
+    places: Vec<i64>,
+    labels: Vec<i64>,
+    device: Device,
+}
+
+/// What the scores are worth.
+#[derive(Debug, Clone)]
+pub struct Scored {
+    /// Mean cross entropy, `[1]`, in nats.
+    pub loss: Tensor<1>,
+    /// Share of tokens whose largest score is the label, `[1]`.
+    pub accuracy: Tensor<1>,
+}
+
+impl Labelled {
+    /// Tokens of `[B, L]` labels that are not ignored; refuses those that are no word of `words`.
+    pub fn find(labels: &Tensor<2, Int>, words: usize) -> Result<Self, NodeError> {
+        let [_, length] = labels.dims();
+        let data = labels.to_data().convert::<i64>();
+        let (mut places, mut held) = (Vec::new(), Vec::new());
+        for (place, label) in data.iter::<i64>().enumerate() {
+            if label == IGNORED {
+                continue;
+            }
+            if label < 0 || label >= words as i64 {
+                let (sample, token) = (place / length.max(1), place % length.max(1));
+                let what = "port `labels`".to_owned();
+                let reason = format!(
+                    "sample {sample}, token {token} is {label}, no word of {words}; write {IGNORED} \
+                     where no word is to be told"
+                );
+                return Err(NodeError::Data { what, reason });
+            }
+            places.push(place as i64);
+            held.push(label);
+        }
+        Ok(Self { places, labels: held, device: labels.device() })
+    }
+
+    /// The same labels, told by the token before them; `length` is that of a text.
+    pub fn shifted(mut self, length: usize) -> Self {
+        let pairs = self.places.into_iter().zip(self.labels);
+        let later = pairs.filter(|(place, _)| place % length as i64 != 0);
+        (self.places, self.labels) = later.map(|(place, label)| (place - 1, label)).unzip();
+        self
+    }
+
+    /// Scores `[B, L, V]` at these tokens. With smoothing s the target is `1 - s` on the label plus
+    /// `s / V` on every word. Without any token the loss is 0.
+    pub fn score(&self, logits: Tensor<3>, smoothing: f64) -> Scored {
+        let [batch, length, words] = logits.dims();
+        let count = self.places.len();
+        if count == 0 {
+            let zero = logits.sum().mul_scalar(0.0).cast(FloatDType::F32);
+            return Scored { loss: zero.clone(), accuracy: zero };
+        }
+        let ints = |values: &[i64], shape: [usize; 1]| {
+            Tensor::<1, Int>::from_data(TensorData::new(values.to_vec(), shape), &self.device)
+        };
+        let labels = ints(&self.labels, [count]);
+        // Only scores that count are normalised: they are few, and V is large.
+        let rows = logits.reshape([batch * length, words]);
+        let rows = rows.select(0, ints(&self.places, [count])).cast(FloatDType::F32);
+        let best = rows.clone().inner().argmax(1).reshape([count]);
+        let accuracy = best.equal(labels.clone()).float().mean();
+        let log_p = activation::log_softmax(rows, 1);
+        let chosen = log_p.clone().gather(1, labels.reshape([count, 1])).mean();
+        let loss = if smoothing == 0.0 {
+            chosen.neg()
+        } else {
+            (chosen.mul_scalar(1.0 - smoothing) + log_p.mean().mul_scalar(smoothing)).neg()
+        };
+        Scored { loss, accuracy }
+    }
+}
