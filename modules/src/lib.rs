@@ -9,6 +9,7 @@
 mod adamw_ops;
 pub mod archive;
 pub mod device;
+pub mod generate;
 pub mod host_node;
 pub mod init;
 pub mod kind;

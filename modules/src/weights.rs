@@ -5,6 +5,7 @@
 //! all or nothing: every parameter must be in the file with its shape; keys that no parameter takes
 //! are reported.
 
+pub mod adapters;
 mod keys;
 
 use std::collections::BTreeMap;
@@ -109,7 +110,14 @@ pub fn export<K: Kind>(
         let values = frame.to_f32();
         pieces.push((layout.slot(&parameter.path), parameter, values));
     }
-    let tensors: Vec<_> = assemble(pieces)
+    write(assemble(pieces), file)
+}
+
+/// Writes tensors as a safetensors file, whole or not at all.
+fn write(tensors: BTreeMap<String, Stored>, file: &Path) -> Result<(), NodeError> {
+    let name = file.display().to_string();
+    let fail = |reason: String| NodeError::Weights { file: name.clone(), reason };
+    let tensors: Vec<_> = tensors
         .into_iter()
         .map(|(key, (shape, values))| {
             let bytes: Vec<_> = values.into_iter().map(f32::to_le_bytes).collect();
@@ -157,16 +165,29 @@ pub fn load_tensors<M: Module>(
     layouts: &[Layout],
 ) -> Result<(M, Coverage), NodeError> {
     let found = keys::find(file, tensors, &parameters::list(&module), layouts)?;
+    let module = load_slots(file, tensors, module, &found.slots)?;
+    let loaded = found.slots.len();
+    let slots = found.slots.into_iter().map(|(parameter, slot)| (parameter.path, slot)).collect();
+    let coverage = Coverage { layout: found.layout, loaded, unused: found.unused, slots };
+    Ok((module, coverage))
+}
+
+/// Gives parameters the tensors of these slots, which have their shapes.
+fn load_slots<M: Module>(
+    file: &str,
+    tensors: &SafeTensors<'_>,
+    module: M,
+    slots: &[(Parameter, Slot)],
+) -> Result<M, NodeError> {
     let mut values: BTreeMap<String, AnyTensor> = BTreeMap::new();
-    for (parameter, slot) in &found.slots {
+    for (parameter, slot) in slots {
         let fail = |reason: String| NodeError::Weights { file: file.to_owned(), reason };
         let view = tensors.tensor(&slot.key).map_err(|e| fail(format!("`{}`: {e}", slot.key)))?;
         let tensor = read(&view, slot.part, parameter.file_shape());
         let tensor = tensor.map_err(|e| fail(format!("`{}`: {e}", slot.key)))?;
         values.insert(parameter.path.clone(), tensor);
     }
-    let loaded = values.len();
-    let module = parameters::map(module, &mut |parameter, old| {
+    Ok(parameters::map(module, &mut |parameter, old| {
         let Some(new) = values.remove(&parameter.path) else { return old };
         let new = match (parameter.linear, new) {
             (true, AnyTensor::F2(matrix)) => matrix.transpose().into(),
@@ -174,10 +195,7 @@ pub fn load_tensors<M: Module>(
         };
         let device = device_of(&old);
         new.to_device(&device)
-    });
-    let slots = found.slots.into_iter().map(|(parameter, slot)| (parameter.path, slot)).collect();
-    let coverage = Coverage { layout: found.layout, loaded, unused: found.unused, slots };
-    Ok((module, coverage))
+    }))
 }
 
 fn device_of(tensor: &AnyTensor) -> Device {

@@ -7,6 +7,7 @@ mod attention_flex;
 mod attention_libtorch;
 mod attention_ops;
 pub mod block;
+pub mod causal;
 pub mod diffusion;
 pub mod drop_path;
 pub mod fixed_table;
@@ -15,17 +16,20 @@ pub(crate) mod flex;
 mod gelu_ops;
 #[cfg(feature = "flex")]
 pub(crate) mod lanes;
+pub mod language;
 pub mod linear;
 #[cfg(feature = "flex")]
 pub(crate) mod matrices;
 pub mod mlp;
 pub mod norm;
 mod norm_ops;
+pub mod padding;
 pub mod patch_embed;
 pub mod pool;
 pub mod positions;
 pub mod rope;
 pub mod size;
 pub mod spans;
+pub mod splice;
 pub mod tokens;
 pub mod visible;

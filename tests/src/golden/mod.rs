@@ -9,6 +9,7 @@ pub mod autoencoder;
 pub mod diffusion;
 pub mod fixture;
 pub mod internvideo2;
+pub mod language;
 pub mod network;
 pub mod optimizer;
 pub mod preprocess;
@@ -20,7 +21,7 @@ use std::path::Path;
 use report::Report;
 
 /// Fixtures that must be handled, sorted.
-pub const KNOWN: [&str; 12] = [
+pub const KNOWN: [&str; 17] = [
     "adamw_cosine",
     "diffusion_cosine",
     "internvideo2_ap",
@@ -29,8 +30,13 @@ pub const KNOWN: [&str; 12] = [
     "internvideo2_mae_teacher",
     "internvideo2_pretrain",
     "internvl_clip_teacher",
+    "llama",
+    "llama3_rope",
+    "llama_lora",
     "mar_diffloss",
+    "mistral",
     "preprocess",
+    "qwen2",
     "videomaev2_finetune",
     "videomaev2_pretrain",
 ];
@@ -46,6 +52,8 @@ pub fn check(folder: &Path) -> Option<Report> {
         "internvideo2_mae_teacher" => teachers::check_videomae(folder),
         "internvideo2_pretrain" => alignment::check(folder),
         "internvl_clip_teacher" => teachers::check_internvl(folder),
+        "llama" | "llama3_rope" | "mistral" | "qwen2" => language::check(folder),
+        "llama_lora" => language::check_lora(folder),
         "mar_diffloss" => diffusion::check_mar(folder),
         "preprocess" => Report::of_problems(folder, preprocess::check(folder).err()),
         "videomaev2_finetune" => teachers::check_finetune(folder),
