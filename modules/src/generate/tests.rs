@@ -19,7 +19,8 @@ impl Pairs {
             let x = (7 * a + 3 * b + 11 * next as i64) as f32;
             2.0 * (0.7 * x).sin() + (0.3 * x).cos()
         };
-        let values = read.iter().flat_map(|words| (0..self.words).map(move |next| one(words, next)));
+        let values =
+            read.iter().flat_map(|words| (0..self.words).map(move |next| one(words, next)));
         let data = TensorData::new(values.collect::<Vec<_>>(), [read.len(), self.words]);
         Tensor::from_data(data, &Device::flex())
     }
@@ -96,9 +97,8 @@ fn enough_beams_find_the_best_text_of_all() {
             let search = Search::Beams { beams: 400, length_penalty };
             let settings = Settings { stop_ids: vec![4], ..settings(search, 4) };
             let found = run(std::slice::from_ref(&begin), &settings).remove(0);
-            let worth = |text: &(Vec<i64>, f64, usize)| {
-                text.1 / (text.2 as f64).powf(length_penalty)
-            };
+            let worth =
+                |text: &(Vec<i64>, f64, usize)| text.1 / (text.2 as f64).powf(length_penalty);
             let texts = all_texts(&begin, 4);
             let best = texts.iter().max_by(|a, b| worth(a).total_cmp(&worth(b))).unwrap();
             assert_eq!(found.tokens, best.0, "{begin:?} {length_penalty}");

@@ -1,9 +1,8 @@
-//! Sizes of causal language models: presets, overrides, and what a published `config.json` says.
+//! Sizes of causal language models: presets and overrides.
 
 use schemars::JsonSchema;
 use schemas::entry::OptionProblem;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::rope::Rescale;
 
@@ -170,13 +169,9 @@ impl Preset {
                 tied: true,
                 ..llama3
             },
-            Self::Mistral => LanguageSize {
-                kv_heads: 8,
-                hidden: 14_336,
-                context: 32_768,
-                theta: 1e6,
-                ..llama2
-            },
+            Self::Mistral => {
+                LanguageSize { kv_heads: 8, hidden: 14_336, context: 32_768, theta: 1e6, ..llama2 }
+            }
             Self::Qwen2Half => qwen2([151_936, 896, 24, 14, 2, 64, 4864], true),
             Self::Qwen2OneHalf => qwen2([151_936, 1536, 28, 12, 2, 128, 8960], true),
             Self::Qwen2Seven => qwen2([152_064, 3584, 28, 28, 4, 128, 18_944], false),
@@ -302,84 +297,9 @@ impl LanguageSize {
 fn usable(rescale: &Rescale) -> bool {
     let Rescale { factor, low_freq_factor: low, high_freq_factor: high, .. } = *rescale;
     let finite = factor.is_finite() && high.is_finite();
-    finite && factor >= 1.0 && 0.0 <= low && low < high
+    finite
+        && factor >= 1.0
+        && 0.0 <= low
+        && low < high
         && rescale.original_max_position_embeddings > 0
-}
-
-/// The options in which a `config.json` of transformers says the same; none when it is of another
-/// network, or has a switch that is not known here.
-pub fn published(config: &Value) -> Option<Value> {
-    let family = config["model_type"].as_str()?;
-    // What transformers takes for fields that are left out: context, heads of keys, window.
-    let (context, kv_heads, window) = match family {
-        "llama" => (2048, None, None),
-        "mistral" => (131_072, Some(8), Some(4096)),
-        "qwen2" => (32_768, None, None),
-        _ => return None,
-    };
-    let number = |field: &str| config[field].as_u64();
-    let off = |field: &str| !config[field].as_bool().unwrap_or(false);
-    let silu = config["hidden_act"].as_str().is_none_or(|name| name == "silu");
-    if !silu || !off("mlp_bias") || (family == "qwen2" && !off("use_sliding_window")) {
-        return None;
-    }
-    let heads = number("num_attention_heads")?;
-    let width = number("hidden_size")?;
-    let window = match config.get("sliding_window") {
-        _ if family != "mistral" => None,
-        None => window,
-        Some(given) => given.as_u64(),
-    };
-    let biases = match (family, off("attention_bias")) {
-        ("qwen2", _) => Biased::Inputs,
-        (_, true) => Biased::None,
-        (_, false) => Biased::All,
-    };
-    let (theta, rescale) = rotary(config)?;
-    let mut options = json!({
-        "size": {
-            "vocabulary": number("vocab_size")?,
-            "width": width,
-            "depth": number("num_hidden_layers")?,
-            "heads": heads,
-            "kv_heads": number("num_key_value_heads").or(kv_heads).unwrap_or(heads),
-            "head": number("head_dim").unwrap_or(width / heads.max(1)),
-            "hidden": number("intermediate_size")?,
-            "context": number("max_position_embeddings").unwrap_or(context),
-            "eps": config["rms_norm_eps"].as_f64().unwrap_or(1e-6),
-            "sigma": config["initializer_range"].as_f64().unwrap_or(0.02),
-        },
-        "theta": theta,
-        "biases": biases,
-        "tied": config["tie_word_embeddings"].as_bool().unwrap_or(false),
-    });
-    if let Some(window) = window {
-        options["window"] = window.into();
-    }
-    if let Some(rescale) = rescale {
-        options["rescale"] = serde_json::to_value(rescale).ok()?;
-    }
-    Some(options)
-}
-
-/// Base and rescaling, from `rope_parameters` or from `rope_theta` and `rope_scaling`.
-fn rotary(config: &Value) -> Option<(f64, Option<Rescale>)> {
-    let [new, old] = ["rope_parameters", "rope_scaling"].map(|field| &config[field]);
-    let given = if new.is_object() { new } else { old };
-    let theta = given["rope_theta"].as_f64().or(config["rope_theta"].as_f64());
-    let theta = theta.unwrap_or(10_000.0);
-    match given["rope_type"].as_str().or(given["type"].as_str()) {
-        None | Some("default") => Some((theta, None)),
-        Some("llama3") => {
-            let original = given["original_max_position_embeddings"].as_u64();
-            let rescale = Rescale {
-                factor: given["factor"].as_f64()?,
-                low_freq_factor: given["low_freq_factor"].as_f64()?,
-                high_freq_factor: given["high_freq_factor"].as_f64()?,
-                original_max_position_embeddings: original? as usize,
-            };
-            Some((theta, Some(rescale)))
-        }
-        Some(_) => None,
-    }
 }

@@ -14,9 +14,11 @@ pub mod fixed_table;
 #[cfg(feature = "flex")]
 pub(crate) mod flex;
 mod gelu_ops;
+mod glu_ops;
 #[cfg(feature = "flex")]
 pub(crate) mod lanes;
 pub mod language;
+pub mod language_config;
 pub mod linear;
 #[cfg(feature = "flex")]
 pub(crate) mod matrices;
@@ -28,6 +30,7 @@ pub mod patch_embed;
 pub mod pool;
 pub mod positions;
 pub mod rope;
+mod rope_ops;
 pub mod size;
 pub mod spans;
 pub mod splice;

@@ -100,8 +100,7 @@ mod tests {
         let sum = |t: Tensor<3>| t.grad(&all).unwrap().sum().into_scalar::<f32>();
         assert_eq!((sum(x), sum(visual)), (12.0, 12.0));
         assert_eq!(places.words(ids()).into_data().to_string().matches('9').count(), 0);
-        let labels: Vec<i64> =
-            places.unlabelled(ids()).into_data().iter::<i64>().collect();
+        let labels: Vec<i64> = places.unlabelled(ids()).into_data().iter::<i64>().collect();
         assert_eq!(labels, [1, -100, -100, 2, -100, 3, 4, -100]);
     }
 

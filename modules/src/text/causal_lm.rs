@@ -37,7 +37,8 @@ use crate::kind::{self, Call, Kind, Published};
 use crate::layers::attention::{AttentionConfig, Biases};
 use crate::layers::block::{self, BlocksConfig, Context};
 use crate::layers::causal::{CausalLm, Reach};
-use crate::layers::language::{Biased, LanguageOptions, LanguageSize, Preset, published};
+use crate::layers::language::{Biased, LanguageOptions, LanguageSize, Preset};
+use crate::layers::language_config;
 use crate::layers::mlp::Activation;
 use crate::layers::norm::{Norm, NormKind};
 use crate::layers::rope::{Rescale, frequencies};
@@ -177,9 +178,9 @@ impl Kind for Config {
             .about("after the last norm");
         let ports = match self.head {
             false => ports,
-            true => ports
-                .output("logits", format!("B L {vocabulary}"))
-                .about("scores of the next word"),
+            true => {
+                ports.output("logits", format!("B L {vocabulary}")).about("scores of the next word")
+            }
         };
         match is("labels") {
             false => ports,
@@ -200,7 +201,8 @@ impl Kind for Config {
         }
         let (length, context) = (side(dims, "L"), size.context);
         if length > context {
-            let message = format!("texts of {length} tokens are longer than the context, {context}");
+            let message =
+                format!("texts of {length} tokens are longer than the context, {context}");
             let hint = "shorten the texts, or raise `size.context`";
             problems.push(OptionProblem::new("size.context", message, hint));
         }
@@ -275,7 +277,7 @@ impl Kind for Config {
     }
 
     fn published(config: &Value) -> Option<Published> {
-        Some(Published { options: published(config)?, dims: Dims::new() })
+        Some(Published { options: language_config::options(config)?, dims: Dims::new() })
     }
 
     fn layers(&self) -> usize {
@@ -291,3 +293,99 @@ impl Kind for Config {
 
 /// Kind `text/causal_lm`.
 pub const ENTRY: Entry = kind::entry::<Config>(include_str!("causal_lm.rs"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters;
+    use crate::rng::Key;
+    use burn::tensor::Device;
+    use schemas::node::At;
+    use serde_json::json;
+
+    fn config(options: Value) -> Config {
+        serde_json::from_value(options).unwrap()
+    }
+
+    fn run(config: &Config, module: &CausalLm, inputs: Tensors) -> Result<Tensors, NodeError> {
+        config.forward(module, inputs, &Call::new(Key::new(1, "lm"), At::default()))
+    }
+
+    fn words<const L: usize>(rows: [[i64; L]; 2]) -> Tensor<2, Int> {
+        Tensor::from_data(rows, &Device::flex())
+    }
+
+    /// Numbers of values in the published files, as their model cards on the Hugging Face hub give them.
+    #[test]
+    fn presets_have_the_published_parameters() {
+        for (preset, published) in [
+            ("llama2_7b", 6_738_415_616),
+            ("llama3_8b", 8_030_261_248),
+            ("llama3.2_1b", 1_235_814_400),
+            ("mistral_7b", 7_241_732_096),
+            ("qwen2_0.5b", 494_032_768),
+            ("qwen2_1.5b", 1_543_714_304),
+            ("qwen2_7b", 7_615_616_512),
+            ("vicuna_7b", 6_738_415_616),
+        ] {
+            let config = config(json!({ "preset": preset }));
+            assert!(config.check(&Dims::new()).is_empty(), "{preset}");
+            let module = config.init(&Dims::new(), &Init::new(1, "lm", &Device::flex()));
+            assert_eq!(parameters::count(&module), published, "{preset}");
+        }
+    }
+
+    #[test]
+    fn options_that_do_not_fit_are_named() {
+        let named = |options: Value, dims: &Dims| {
+            let problems = config(options).check(dims);
+            problems.into_iter().map(|problem| problem.option).collect::<Vec<_>>()
+        };
+        let none = Dims::new();
+        assert_eq!(named(json!({ "size": { "kv_heads": 3 } }), &none), ["size.kv_heads"]);
+        assert_eq!(named(json!({ "size": { "head": 7 } }), &none), ["size.head"]);
+        assert_eq!(named(json!({ "window": 0, "theta": 0.5 }), &none), ["theta", "window"]);
+        let long = Dims::from([("L".to_owned(), 513)]);
+        assert_eq!(named(json!({}), &long), ["size.context"]);
+    }
+
+    #[test]
+    fn padding_on_either_side_changes_no_word() {
+        let config = config(json!({ "window": 2 }));
+        let module = config.init(&Dims::new(), &Init::new(1, "lm", &Device::flex()));
+        let given = words([[5, 6, 7, 8, 0, 0], [0, 0, 5, 6, 7, 8]]);
+        let mask = words([[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]]);
+        let padded = Tensors::of("ids", given).with("mask", mask);
+        let both: Tensor<3> = run(&config, &module, padded).unwrap().take("logits").unwrap();
+        let alone = Tensors::of("ids", words([[5, 6, 7, 8], [5, 6, 7, 8]]));
+        let alone: Tensor<3> = run(&config, &module, alone).unwrap().take("logits").unwrap();
+        let part = |x: &Tensor<3>, sample: usize, first: usize| {
+            x.clone().slice([sample..sample + 1, first..first + 4, 0..512])
+        };
+        for found in [part(&both, 0, 0), part(&both, 1, 2)] {
+            let off = (found - part(&alone, 0, 0)).abs().max().into_scalar::<f32>();
+            assert!(off < 1e-4, "{off}");
+        }
+    }
+
+    #[test]
+    fn rows_of_another_network_get_gradients_and_no_labels() {
+        let config = config(json!({ "placeholder": 9999 }));
+        let device = Device::flex().autodiff();
+        let module = config.init(&Dims::new(), &Init::new(1, "lm", &device));
+        let ids = words([[1, 9999, 9999, 2], [9999, 3, 9999, 4]]);
+        let visual = Tensor::<3>::ones([2, 2, 96], &device).require_grad();
+        let given = Tensors::of("ids", ids.clone()).with("visual", visual.clone());
+        let mut outputs = run(&config, &module, given.with("labels", ids.clone())).unwrap();
+        let labels: Tensor<2, Int> = outputs.take("labels").unwrap();
+        let labels: Vec<i64> = labels.into_data().iter::<i64>().collect();
+        assert_eq!(labels, [1, -100, -100, 2, -100, 3, -100, 4]);
+        let logits: Tensor<3> = outputs.take("logits").unwrap();
+        let gradient = visual.grad(&logits.square().sum().backward()).unwrap();
+        let rows: Vec<f32> = gradient.abs().sum_dim(2).into_data().try_to_vec().unwrap();
+        assert!(rows.iter().all(|row| *row > 0.0), "{rows:?}");
+        // Without rows the placeholder is a word like any other, and here there is none.
+        let message = run(&config, &module, Tensors::of("ids", ids)).unwrap_err().to_string();
+        assert!(message.contains("word 9999 of sample 0, place 1"), "{message}");
+    }
+}

@@ -97,9 +97,8 @@ fn options(layout: &Layout, layers: &[String], config: &Value) -> Result<Lora, S
     if bias != "none" {
         return Err(format!("trains biases ({bias:?}); only \"none\" is known"));
     }
-    let number = |field: &str| {
-        config[field].as_f64().ok_or_else(|| format!("has no number `{field}`"))
-    };
+    let number =
+        |field: &str| config[field].as_f64().ok_or_else(|| format!("has no number `{field}`"));
     Ok(Lora {
         rank: number("r")? as usize,
         alpha: number("lora_alpha")?,
@@ -128,13 +127,8 @@ fn patterns(layout: &Layout, layers: &[String], targets: &Value) -> Result<Vec<S
     let chosen = named.iter().filter(|(_, name)| words.iter().any(|word| is(name, word)));
     let chosen: BTreeSet<&String> = chosen.map(|(layer, _)| *layer).collect();
     let short: BTreeSet<String> = chosen.iter().map(|layer| starred(layer)).collect();
-    let lora = |on: Vec<String>| Lora {
-        rank: 1,
-        alpha: 1.0,
-        dropout: 0.0,
-        on,
-        rank_stabilised: false,
-    };
+    let lora =
+        |on: Vec<String>| Lora { rank: 1, alpha: 1.0, dropout: 0.0, on, rank_stabilised: false };
     let short = lora(short.into_iter().collect());
     let covered: BTreeSet<&String> = layers.iter().filter(|layer| short.covers(layer)).collect();
     Ok(if covered == chosen { short.on } else { chosen.into_iter().cloned().collect() })
@@ -150,11 +144,7 @@ fn starred(layer: &str) -> String {
 }
 
 /// Reads the matrices of all adapters of a module from a folder.
-pub fn load<K: Kind>(
-    kind: &K,
-    module: K::Module,
-    folder: &Path,
-) -> Result<K::Module, NodeError> {
+pub fn load<K: Kind>(kind: &K, module: K::Module, folder: &Path) -> Result<K::Module, NodeError> {
     let file = folder.join(WEIGHTS);
     let fail = |reason: String| NodeError::Weights { file: file.display().to_string(), reason };
     let weights = WeightsFile::open(&file)?;

@@ -90,11 +90,8 @@ fn check_generation(report: &mut Report, module: &CausalLm, inputs: &Arrays, pre
         mask: mask.map(|mask| mask.int(&device)),
     };
     let expected = report.take(&format!("{prefix}generate.tokens"));
-    let settings = Settings {
-        max_tokens: expected.shape[1],
-        keep_scores: true,
-        ..Settings::default()
-    };
+    let settings =
+        Settings { max_tokens: expected.shape[1], keep_scores: true, ..Settings::default() };
     let texts = generate(module, &prompt, &settings, None, &Key::new(0, "golden"));
     let texts = texts.unwrap_or_else(|error| panic!("{error}"));
     let words = texts.iter().flat_map(|text| text.tokens.iter().map(|word| *word as f64));
@@ -112,8 +109,7 @@ pub fn check(folder: &Path) -> Report {
     let mut report = Report::new(&fixture, fixture.arrays("expected.safetensors"));
     let (batch, tokens) = (inputs["input_ids"].shape[0], inputs["input_ids"].shape[1]);
     let sizes = dims([("B", batch), ("L", tokens)]);
-    let network =
-        Network::<Config>::load(&fixture, "model.safetensors", options(&fixture), &sizes);
+    let network = Network::<Config>::load(&fixture, "model.safetensors", options(&fixture), &sizes);
     check_coverage(&mut report, &fixture, "model.safetensors", &[&network.taken]);
 
     let device = autodiff().inner();
