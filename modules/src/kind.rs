@@ -192,7 +192,7 @@ fn build_host<H: Host>(spec: &NodeSpec) -> Result<Box<dyn Node>, NodeError> {
 }
 
 /// Makes the module of a node, with its adapters.
-pub(crate) fn make<K: Kind>(kind: &K, spec: &NodeSpec, device: &Device) -> K::Module {
+pub fn make<K: Kind>(kind: &K, spec: &NodeSpec, device: &Device) -> K::Module {
     let init = || Init::new(spec.seed, &spec.name, device);
     let first = init();
     let module = kind.init(&spec.dims, &first);

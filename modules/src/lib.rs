@@ -10,6 +10,7 @@ mod adamw_ops;
 pub mod archive;
 pub mod conform;
 pub mod device;
+pub mod generate;
 pub mod host_node;
 pub mod init;
 pub mod kind;

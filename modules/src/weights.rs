@@ -5,6 +5,7 @@
 //! all or nothing: every parameter must be in the file with its shape; keys that no parameter takes
 //! are reported.
 
+pub mod adapters;
 pub mod convert;
 pub(crate) mod keys;
 
@@ -93,7 +94,14 @@ pub fn export<K: Kind>(
         let values = frame.to_f32();
         pieces.push((layout.slot(&parameter.path), parameter, values));
     }
-    let tensors: Vec<_> = assemble(pieces)
+    write(assemble(pieces), file)
+}
+
+/// Writes tensors as a safetensors file, whole or not at all.
+fn write(tensors: BTreeMap<String, Stored>, file: &Path) -> Result<(), NodeError> {
+    let name = file.display().to_string();
+    let fail = |reason: String| NodeError::Weights { file: name.clone(), reason };
+    let tensors: Vec<_> = tensors
         .into_iter()
         .map(|(key, (shape, values))| {
             let bytes: Vec<_> = values.into_iter().map(f32::to_le_bytes).collect();
@@ -140,8 +148,21 @@ pub fn load<M: Module>(
     layouts: &[Layout],
 ) -> Result<(M, Coverage), NodeError> {
     let found = keys::find(archive, &parameters::list(&module), layouts)?;
+    let module = load_slots(archive, module, &found.slots)?;
+    let loaded = found.slots.len();
+    let slots = found.slots.into_iter().map(|(parameter, slot)| (parameter.path, slot)).collect();
+    let coverage = Coverage { layout: found.layout, loaded, unused: found.unused, slots };
+    Ok((module, coverage))
+}
+
+/// Gives parameters the tensors of these slots, which have their shapes.
+fn load_slots<M: Module>(
+    archive: &Archive,
+    module: M,
+    slots: &[(Parameter, Slot)],
+) -> Result<M, NodeError> {
     let mut wanted: BTreeMap<&str, &Slot> =
-        found.slots.iter().map(|(parameter, slot)| (parameter.path.as_str(), slot)).collect();
+        slots.iter().map(|(parameter, slot)| (parameter.path.as_str(), slot)).collect();
     let mut failure = None;
     // One tensor at a time, so that no second copy of the file is in memory.
     let module = parameters::map(module, &mut |parameter, old| {
@@ -157,13 +178,10 @@ pub fn load<M: Module>(
             }
         }
     });
-    if let Some(error) = failure {
-        return Err(error);
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(module),
     }
-    let loaded = found.slots.len();
-    let slots = found.slots.into_iter().map(|(parameter, slot)| (parameter.path, slot)).collect();
-    let coverage = Coverage { layout: found.layout, loaded, unused: found.unused, slots };
-    Ok((module, coverage))
 }
 
 fn device_of(tensor: &AnyTensor) -> Device {

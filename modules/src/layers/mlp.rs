@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::gelu_ops;
+use super::glu_ops;
 use super::linear::Linear;
 use crate::init::Init;
 use crate::rng::Key;
@@ -84,10 +85,13 @@ impl Mlp {
 
     /// The same; adapters drop inputs when there is a key.
     pub fn draw<const R: usize>(&self, x: Tensor<R>, key: Option<&Key>) -> Tensor<R> {
-        let hidden = self.activation.apply(self.fc1.named(x.clone(), "fc1", key));
-        let hidden = match &self.gate {
-            Some(gate) => hidden * gate.named(x, "gate", key),
-            None => hidden,
+        let hidden = self.fc1.named(x.clone(), "fc1", key);
+        let hidden = match (&self.gate, self.activation) {
+            (None, activation) => activation.apply(hidden),
+            (Some(gate), Activation::Silu) => {
+                glu_ops::silu_gate(hidden, gate.named(x, "gate", key))
+            }
+            (Some(gate), activation) => activation.apply(hidden) * gate.named(x, "gate", key),
         };
         self.fc2.named(hidden, "fc2", key)
     }

@@ -9,6 +9,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::rope_ops;
+
 /// Which channels of a head are a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pairs {
@@ -131,28 +133,13 @@ impl Rope {
 
     /// Turns queries or keys `[B, heads, N, d]`.
     pub fn turn(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, heads, tokens, width] = x.dims();
+        let width = x.dims()[3];
         let turned = self.cos.dims()[3];
         if turned < width {
             let head = self.turn(x.clone().slice_dim(3, 0..turned));
             return Tensor::cat(vec![head, x.slice_dim(3, turned..width)], 3);
         }
-        let beside = match self.pairs {
-            Pairs::Halves => {
-                let (first, second) = (0..width / 2, width / 2..width);
-                let (first, second) =
-                    (x.clone().slice_dim(3, first), x.clone().slice_dim(3, second));
-                Tensor::cat(vec![second.neg(), first], 3)
-            }
-            Pairs::Neighbours => {
-                let pairs = x.clone().reshape([batch, heads, tokens, width / 2, 2]);
-                let first = pairs.clone().slice_dim(4, 0..1);
-                let second = pairs.slice_dim(4, 1..2);
-                Tensor::cat(vec![second.neg(), first], 4).reshape([batch, heads, tokens, width])
-            }
-        };
-        let [cos, sin] = [&self.cos, &self.sin].map(|table| table.clone().cast(x.dtype()));
-        x * cos + beside * sin
+        rope_ops::turn(x, self.tables(), self.pairs)
     }
 
     /// Cosines and sines, `[samples, 1, N, channels]`.

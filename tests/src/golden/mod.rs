@@ -13,6 +13,7 @@ pub mod fixture;
 pub mod image_text;
 pub mod image_towers;
 pub mod internvideo2;
+pub mod language;
 pub mod network;
 pub mod optimizer;
 pub mod preprocess;
@@ -47,8 +48,13 @@ pub const KNOWN: &[&str] = &[
     "internvideo2_stage2_vision",
     "internvit",
     "internvl_clip_teacher",
+    "llama",
+    "llama3_rope",
+    "llama_lora",
     "mar_diffloss",
+    "mistral",
     "preprocess",
+    "qwen2",
     "siglip",
     "siglip2",
     "siglip_semantic_mask",
@@ -80,6 +86,8 @@ pub fn check(folder: &Path) -> Option<Report> {
         "internvideo2_stage2_vision" => stage2_vision::check(folder),
         "internvit" => image_towers::check_internvit(folder),
         "internvl_clip_teacher" => teachers::check_internvl(folder),
+        "llama" | "llama3_rope" | "mistral" | "qwen2" => language::check(folder),
+        "llama_lora" => language::check_lora(folder),
         "mar_diffloss" => diffusion::check_mar(folder),
         "preprocess" => Report::of_problems(folder, preprocess::check(folder).err()),
         "siglip" => image_text::check_siglip(folder),

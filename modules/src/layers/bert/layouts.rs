@@ -2,61 +2,59 @@
 
 use crate::layout::Layout;
 
-impl Layout {
-    /// And names blocks as BERT does, where the first block is number `first` of the file.
-    /// `attention` is the word before the projections: `self` in most files.
-    pub(crate) fn bert_blocks(self, depth: usize, first: usize, attention: &str) -> Self {
-        let (own, cross) =
-            (format!(".attention.{attention}."), format!(".crossattention.{attention}."));
-        let mut layout = self.rules(&[
-            (".cross.attn.proj.", ".crossattention.output.dense."),
-            (".cross.norm.", ".crossattention.output.LayerNorm."),
-            (".attn.proj.", ".attention.output.dense."),
-            (".second.mlp.fc1.", ".intermediate_query.dense."),
-            (".second.mlp.fc2.", ".output_query.dense."),
-            (".second.norm.", ".output_query.LayerNorm."),
-            (".mlp.fc1.", ".intermediate.dense."),
-            (".mlp.fc2.", ".output.dense."),
-            (".norm1.", ".attention.output.LayerNorm."),
-            (".norm2.", ".output.LayerNorm."),
-        ]);
-        for (ours, theirs) in [("q", "query"), ("k", "key"), ("v", "value")] {
-            layout = layout
-                .rule(&format!(".cross.attn.{ours}."), &format!("{cross}{theirs}."))
-                .rule(&format!(".attn.{ours}."), &format!("{own}{theirs}."));
-        }
-        for number in 0..depth {
-            let theirs = format!("encoder.layer.{}.", number + first);
-            layout = layout.rule(&format!("^blocks.{number}."), &theirs);
-        }
-        layout
+/// Names blocks as BERT does, where the first block is number `first` of the file.
+/// `attention` is the word before the projections: `self` in most files.
+fn bert_blocks(layout: Layout, depth: usize, first: usize, attention: &str) -> Layout {
+    let (own, cross) =
+        (format!(".attention.{attention}."), format!(".crossattention.{attention}."));
+    let mut layout = layout.rules(&[
+        (".cross.attn.proj.", ".crossattention.output.dense."),
+        (".cross.norm.", ".crossattention.output.LayerNorm."),
+        (".attn.proj.", ".attention.output.dense."),
+        (".second.mlp.fc1.", ".intermediate_query.dense."),
+        (".second.mlp.fc2.", ".output_query.dense."),
+        (".second.norm.", ".output_query.LayerNorm."),
+        (".mlp.fc1.", ".intermediate.dense."),
+        (".mlp.fc2.", ".output.dense."),
+        (".norm1.", ".attention.output.LayerNorm."),
+        (".norm2.", ".output.LayerNorm."),
+    ]);
+    for (ours, theirs) in [("q", "query"), ("k", "key"), ("v", "value")] {
+        layout = layout
+            .rule(&format!(".cross.attn.{ours}."), &format!("{cross}{theirs}."))
+            .rule(&format!(".attn.{ours}."), &format!("{own}{theirs}."));
     }
+    for number in 0..depth {
+        let theirs = format!("encoder.layer.{}.", number + first);
+        layout = layout.rule(&format!("^blocks.{number}."), &theirs);
+    }
+    layout
+}
 
-    /// And names the tables as BERT does.
-    pub(crate) fn bert_tables(self) -> Self {
-        self.rules(&[
-            ("^embeddings.words", "embeddings.word_embeddings.weight"),
-            ("^embeddings.positions", "embeddings.position_embeddings.weight"),
-            ("^embeddings.types", "embeddings.token_type_embeddings.weight"),
-        ])
-    }
+/// Names the tables as BERT does.
+fn bert_tables(layout: Layout) -> Layout {
+    layout.rules(&[
+        ("^embeddings.words", "embeddings.word_embeddings.weight"),
+        ("^embeddings.positions", "embeddings.position_embeddings.weight"),
+        ("^embeddings.types", "embeddings.token_type_embeddings.weight"),
+    ])
+}
 
-    /// And names the head of words as BERT does.
-    pub(crate) fn bert_words(self) -> Self {
-        self.rules(&[
-            ("^mlm.dense.", "cls.predictions.transform.dense."),
-            ("^mlm.norm.", "cls.predictions.transform.LayerNorm."),
-            ("^mlm.bias", "cls.predictions.bias"),
-        ])
-    }
+/// Names the head of words as BERT does.
+fn bert_words(layout: Layout) -> Layout {
+    layout.rules(&[
+        ("^mlm.dense.", "cls.predictions.transform.dense."),
+        ("^mlm.norm.", "cls.predictions.transform.LayerNorm."),
+        ("^mlm.bias", "cls.predictions.bias"),
+    ])
 }
 
 /// BERT, of which blocks from `first` on are held: with heads beside it, as in oldest files, and
 /// alone.
 pub(crate) fn of_bert(depth: usize, first: usize) -> Vec<Layout> {
     let named = |name: &'static str, body: &str| {
-        let layout = Layout::new(name).bert_blocks(depth, first, "self").bert_tables();
-        layout.bert_words().rules(&[
+        let layout = bert_tables(bert_blocks(Layout::new(name), depth, first, "self"));
+        bert_words(layout).rules(&[
             ("^norm.", &format!("{body}embeddings.LayerNorm.")),
             ("^embeddings.", &format!("{body}embeddings.")),
             ("^encoder.", &format!("{body}encoder.")),
@@ -79,7 +77,7 @@ pub(crate) fn of_qformer(depth: usize, text: bool) -> Vec<Layout> {
     ];
     let named = |name: &'static str, attention: &str| {
         let layout = Layout::new(name).rules(if text { &[] } else { &queries_alone });
-        layout.bert_blocks(depth, 0, attention).bert_tables().bert_words()
+        bert_words(bert_tables(bert_blocks(layout, depth, 0, attention)))
     };
     let whole = |name: &'static str, all: &str| {
         named(name, "self").rules(&[
