@@ -101,7 +101,7 @@ mod tests {
         let first = whole.clone().slice([0..1, 0..6]);
         assert!((first - one).abs().max().into_scalar::<f32>() < 1e-6);
         assert_eq!(whole.clone().slice([0..1, 6..12]).abs().max().into_scalar::<f32>(), 0.0);
-        let all = whole.slice([1..2]).sum().backward();
+        let all = whole.slice_dim(0, 1..2).sum().backward();
         let gradient = table.grad(&all).expect("a gradient");
         assert!((gradient.sub_scalar(1.0)).abs().max().into_scalar::<f32>() < 1e-6);
     }

@@ -251,7 +251,7 @@ impl TextTower {
         let [batch, length] = ids.dims();
         let width = self.pos_embed.dims()[1];
         let x = self.token_embed.val().select(0, ids.reshape([batch * length]));
-        let positions = self.pos_embed.val().slice([0..length]);
+        let positions = self.pos_embed.val().slice_dim(0, 0..length);
         x.reshape([batch, length, width]) + positions.unsqueeze::<3>()
     }
 
@@ -343,7 +343,7 @@ mod tests {
             outputs.take::<Tensor<2>>("pooled").expect("a port")
         };
         let both = pooled([[1, 2, 7, 0], [1, 2, 7, 5]]);
-        let [first, second] = [0, 1].map(|i| both.clone().slice([i..i + 1]).into_data());
+        let [first, second] = [0, 1].map(|i| both.clone().slice_dim(0, i..i + 1).into_data());
         assert_eq!(first, second);
     }
 

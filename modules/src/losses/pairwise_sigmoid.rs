@@ -76,7 +76,7 @@ impl PairwiseSigmoid {
         let mut seen = Vec::new();
         for first in (0..rows).step_by(tile.max(1)) {
             let end = (first + tile.max(1)).min(rows);
-            let scores = self.scores(left.clone(), right.clone().slice([first..end]));
+            let scores = self.scores(left.clone(), right.clone().slice_dim(0, first..end));
             let part = judged(scores.clone(), first).sum().div_scalar(-(rows as f64));
             sum = Some(match sum {
                 Some(sum) => sum + part,
@@ -123,7 +123,7 @@ impl Kind for Config {
             let message = format!("`scale` is {}, not above 0 and up to 1e6", self.scale);
             problems.push(OptionProblem::new("scale", message, "10 is the published one"));
         }
-        if !(self.bias.abs() <= 1e6) {
+        if !(-1e6..=1e6).contains(&self.bias) {
             let message = format!("`bias` is {}, not between -1e6 and 1e6", self.bias);
             problems.push(OptionProblem::new("bias", message, "-10 is the published one"));
         }
