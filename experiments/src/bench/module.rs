@@ -9,7 +9,12 @@ use std::process::{Command, Stdio};
 
 use actors::clock::{Clock as _, RealClock, busy};
 use anyhow::{Context as _, bail};
+use modules::generate::{self, Settings, decoder::Prompt};
+use modules::init::Init;
+use modules::kind::Kind as _;
+use modules::parameters;
 use modules::rng::Key;
+use modules::text::causal_lm;
 use schemas::entry::find;
 use schemas::frame::{Frame, Frames};
 use schemas::node::{At, NodeSpec, Optimizer, Precision};
@@ -39,8 +44,10 @@ pub(crate) struct Answer {
 pub(crate) struct Case {
     /// The network.
     name: String,
-    /// `forward` or `backward`.
+    /// `forward`, `backward` or `generate`.
     what: String,
+    /// New words, of `generate`.
+    new: usize,
     batch: usize,
     tokens: usize,
     threads: usize,
@@ -109,13 +116,13 @@ fn network(case: &Case) -> anyhow::Result<Network> {
         },
         "bert_base" => Network {
             kind: "text/bert",
-            options: json!({ "preset": "base" }),
+            options: json!({ "preset": "bert_base" }),
             inputs: ids(30_000),
             output: "tokens",
         },
         "qformer" => Network {
             kind: "models/qformer",
-            options: json!({ "preset": "blip2" }),
+            options: json!({ "preset": "blip2", "text": false }),
             inputs: vec![("memory", vec![batch, tokens, 1408], None)],
             output: "tokens",
         },
@@ -176,6 +183,9 @@ pub(crate) fn side() -> anyhow::Result<()> {
     let network = network(&case)?;
     let spec = spec(&case, &network)?;
     let entry = find(modules::REGISTRY, network.kind).context("the kind is not known")?;
+    if case.what == "generate" {
+        return write(&case, &spec);
+    }
     let mut node = (entry.build)(&spec)?;
     let inputs: Frames = network
         .inputs
@@ -205,6 +215,35 @@ pub(crate) fn side() -> anyhow::Result<()> {
         }
     }
     let parameters = (entry.count)(&spec).parameters;
+    let answer = Answer { wall, cpu, peak: peak(), parameters, torch: String::new() };
+    println!("{}", serde_json::to_string(&answer)?);
+    Ok(())
+}
+
+/// Writes new words behind a prompt, one after the other.
+fn write(case: &Case, spec: &NodeSpec) -> anyhow::Result<()> {
+    let kind: causal_lm::Config = serde_json::from_value(spec.options.clone())?;
+    let device = modules::device::by_name(&case.device)?;
+    let module = kind.init(&spec.dims, &Init::new(0, "bench", &device));
+    let module = parameters::map(module, &mut |_, value| value);
+    let mut rng = Key::new(0, "ids").rng();
+    let prompt: Vec<i64> = (0..case.tokens).map(|_| rng.below(32_000) as i64).collect();
+    let prompt = Prompt::of_words(&[prompt], &device);
+    let settings = Settings { max_tokens: case.new, ..Settings::default() };
+    let clock = RealClock::start();
+    let (mut wall, mut cpu) = (Vec::new(), Vec::new());
+    for number in 0..=case.times {
+        let (start, used) = (clock.now(), busy());
+        let texts = generate::generate(&module, &prompt, &settings, None, &Key::new(0, "words"))?;
+        if texts[0].tokens.len() != case.new {
+            bail!("{} words were written, not {}", texts[0].tokens.len(), case.new);
+        }
+        if number > 0 {
+            wall.push(clock.now().since(start));
+            cpu.push(busy() - used);
+        }
+    }
+    let parameters = parameters::count(&module);
     let answer = Answer { wall, cpu, peak: peak(), parameters, torch: String::new() };
     println!("{}", serde_json::to_string(&answer)?);
     Ok(())
@@ -265,7 +304,8 @@ pub(crate) fn bench(plan: &Plan<'_>, each: &mut dyn FnMut(&Row)) -> anyhow::Resu
     for (name, batch, tokens) in
         [("vit_s", 2, 2048), ("bert_base", 4, 128), ("qformer", 4, 257), ("llama_12x768", 1, 512)]
     {
-        for what in ["forward", "backward"] {
+        let writes = name.starts_with("llama");
+        for what in ["forward", "backward", "generate"].into_iter().take(if writes { 3 } else { 2 }) {
             let title = format!("{name} {what}");
             if !title.contains(plan.only) {
                 continue;
@@ -273,6 +313,7 @@ pub(crate) fn bench(plan: &Plan<'_>, each: &mut dyn FnMut(&Row)) -> anyhow::Resu
             let case = Case {
                 name: name.to_owned(),
                 what: what.to_owned(),
+                new: 64,
                 batch,
                 tokens,
                 threads: plan.threads,

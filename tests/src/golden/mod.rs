@@ -66,7 +66,7 @@ pub const KNOWN: &[&str] = &[
     "videomaev2_pretrain",
 ];
 
-/// Checks one fixture folder; none when its name belongs to later work.
+/// Checks one fixture folder; none when no program knows its name.
 pub fn check(folder: &Path) -> Option<Report> {
     let name = folder.file_name()?.to_str()?;
     Some(match name {
