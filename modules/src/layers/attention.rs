@@ -205,12 +205,9 @@ impl Cache {
             // The first tokens may be the only ones: room is made when more come.
             return self.held.insert([keys, values]).clone();
         };
-        let parts = held.into_iter().zip([keys, values]);
-        let parts = parts.map(|(held, part)| put(held, part, new.clone())).collect::<Vec<_>>();
-        let parts: [Tensor<4>; 2] = parts.try_into().expect("keys and values");
-        let all = parts.clone().map(|t| t.slice_dim(2, 0..new.end));
-        self.held = Some(parts);
-        all
+        let [k, v] = held;
+        let held = [put(k, keys, new.clone()), put(v, values, new.clone())];
+        self.held.insert(held).clone().map(|t| t.slice_dim(2, 0..new.end))
     }
 
     /// The samples of these numbers, in this order, as a beam search goes on with some of them.
