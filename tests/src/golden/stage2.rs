@@ -84,6 +84,16 @@ impl Contrast {
         }
     }
 
+    /// Keys that no other network takes.
+    fn taken(&self) -> BTreeSet<String> {
+        let own = self.leaves.iter().map(|(name, _)| (*name).to_owned());
+        // The second matrix of the head of words is the first one again.
+        let again = ["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"];
+        let again = again.into_iter().chain(["bert.embeddings.position_ids"]);
+        let again = again.map(|name| format!("text_encoder.{name}"));
+        own.chain(again).chain(["temp".to_owned()]).collect()
+    }
+
     fn project<const R: usize>(&self, name: &str, x: Tensor<R>) -> Tensor<R> {
         let leaf = |end: &str| {
             let key = format!("{name}.{end}");
@@ -247,14 +257,7 @@ pub fn check(folder: &Path) -> Report {
     let pairs = dims([("D", fixture.count("hidden_size"))]);
     let head = Network::<matching::Config>::load(&fixture, "model.safetensors", json!({}), &pairs);
     let contrast = Contrast::load(&fixture);
-    let mut rest: BTreeSet<String> =
-        contrast.leaves.iter().map(|(name, _)| (*name).to_owned()).collect();
-    // The second matrix of the head is the first one again.
-    let again = ["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"];
-    let again = again.into_iter().chain(["bert.embeddings.position_ids"]);
-    rest.extend(again.map(|name| format!("text_encoder.{name}")));
-    rest.insert("temp".to_owned());
-    let taken = [&text.taken, &fusion.taken, &head.taken, &rest];
+    let taken = [&text.taken, &fusion.taken, &head.taken, &contrast.taken()];
     check_coverage(&mut report, &fixture, "model.safetensors", &taken);
 
     let mask = ints::<2>(&inputs, "attention_mask");
