@@ -7,7 +7,7 @@ use std::{env, fs};
 #[path = "../tools/libtorch.rs"]
 mod libtorch;
 
-const FOLDERS: [&str; 5] = ["data", "losses", "masks", "models", "probes"];
+const FOLDERS: [&str; 6] = ["data", "losses", "masks", "models", "probes", "text"];
 
 fn main() {
     libtorch::link();

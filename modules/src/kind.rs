@@ -1,7 +1,7 @@
 //! How a file becomes a kind.
 //!
-//! A file under `data/`, `masks/`, `models/`, `losses/` or `probes/` defines an options struct
-//! and implements one trait for it: [`Kind`] for a burn module, [`Host`] for work on host data
+//! A file under `data/`, `masks/`, `models/`, `losses/`, `probes/` or `text/` defines an options
+//! struct and implements one trait for it: [`Kind`] for a burn module, [`Host`] for work on host data
 //! (sources, masks, memory banks). Its `ENTRY` puts it into the registry under its path.
 
 use std::collections::BTreeMap;
