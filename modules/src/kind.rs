@@ -1,6 +1,6 @@
 //! How a file becomes a kind.
 //!
-//! A file under `data/`, `losses/`, `masks/`, `models/`, `probes/`, `select/` or `text/` defines an
+//! A file under `audio/`, `data/`, `losses/`, `masks/`, `models/`, `probes/`, `select/` or `text/` defines an
 //! options struct and implements one trait for it: [`Kind`] for a burn module, [`Host`] for work on
 //! host data (sources, masks, memory banks). Its `ENTRY` puts it into the registry under its path.
 

@@ -214,7 +214,8 @@ fn queries_can_be_added_to_a_trained_network() {
     modules::weights::export(&small, &module, &part, &file).unwrap();
     let (large, other) =
         kind::<qformer::Config>(json!({ "encoder_width": 12, "extra_queries": 3 }));
-    let (other, coverage) = modules::weights::load_into(&large, other, ("models/qformer", &file)).unwrap();
+    let (other, coverage) =
+        modules::weights::load_into(&large, other, ("models/qformer", &file)).unwrap();
     assert_eq!((coverage.layout.as_str(), coverage.unused.len()), ("hf", 0));
     let queries = other.queries(1);
     assert_eq!(queries.dims(), [1, 11, 64]);

@@ -305,7 +305,8 @@ pub(crate) fn bench(plan: &Plan<'_>, each: &mut dyn FnMut(&Row)) -> anyhow::Resu
         [("vit_s", 2, 2048), ("bert_base", 4, 128), ("qformer", 4, 257), ("llama_12x768", 1, 512)]
     {
         let writes = name.starts_with("llama");
-        for what in ["forward", "backward", "generate"].into_iter().take(if writes { 3 } else { 2 }) {
+        for what in ["forward", "backward", "generate"].into_iter().take(if writes { 3 } else { 2 })
+        {
             let title = format!("{name} {what}");
             if !title.contains(plan.only) {
                 continue;

@@ -157,6 +157,8 @@ pub struct AttentionConfig {
     pub cosine: bool,
     /// Attention across the heads of each token instead of across tokens.
     pub across_heads: bool,
+    /// Whether there is an output projection; without one `outputs` is the width of all heads.
+    pub project: bool,
 }
 
 impl AttentionConfig {
@@ -173,6 +175,7 @@ impl AttentionConfig {
             qk_norm: None,
             cosine: false,
             across_heads: false,
+            project: true,
         }
     }
 }
@@ -257,8 +260,8 @@ pub struct Attention {
     pub k_norm: Option<Norm>,
     /// Logarithm of the temperature of cosine attention, `[heads, 1, 1]`, at most ln 100.
     pub scale: Option<Param<Tensor<3>>>,
-    /// Output projection, `[heads d, outputs]`.
-    pub proj: Linear,
+    /// Output projection, `[heads d, outputs]`; V-JEPA 2's pooling has none.
+    pub proj: Option<Linear>,
     head: usize,
     across_heads: bool,
 }
@@ -279,7 +282,7 @@ impl Attention {
             q_norm: norm(all),
             k_norm: norm(shared),
             scale: config.cosine.then(|| init.constant([heads, 1, 1], 10f32.ln())),
-            proj: init.linear(all, config.outputs, biases.out, shrink),
+            proj: config.project.then(|| init.linear(all, config.outputs, biases.out, shrink)),
             head,
             across_heads: config.across_heads,
         }
@@ -307,7 +310,14 @@ impl Attention {
         let out = attention(q, k, v, look.mask.unwrap_or(&all));
         let width = out.shape().num_elements() / (batch * tokens).max(1);
         let out = out.swap_dims(1, 2).reshape([batch, tokens, width]);
-        self.proj.named(out, "proj", look.key)
+        self.project(out, look.key)
+    }
+
+    fn project(&self, out: Tensor<3>, key: Option<&Key>) -> Tensor<3> {
+        match &self.proj {
+            Some(proj) => proj.named(out, "proj", key),
+            None => out,
+        }
     }
 
     /// As [`Attention::ask`], without a look; also returns the attention map `[B, heads, N, M]`.
@@ -327,7 +337,7 @@ impl Attention {
         let [batch, heads, tokens, _] = map.dims();
         let out = map.clone().matmul(self.by_head(self.v.forward(v)));
         let out = out.swap_dims(1, 2).reshape([batch, tokens, heads * self.head]);
-        (self.proj.forward(out), map)
+        (self.project(out, None), map)
     }
 
     /// The attention map `[B, heads, N, M]` of tokens `[B, N, D]` that ask others `[B, M, E]`.

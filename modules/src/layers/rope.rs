@@ -5,10 +5,11 @@
 
 use std::f64::consts::TAU;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::positions::Lattice;
 use super::rope_ops;
 
 /// Which channels of a head are a pair.
@@ -129,6 +130,24 @@ impl Rope {
             angles.extend(turned.clone().chain(turned));
         }
         Self::new(&angles, [positions.len(), tokens], Pairs::Neighbours, device)
+    }
+
+    /// [`Rope::grid`] for the tokens of a lattice: all of them, or those of these indices, `[B, N]`.
+    pub fn lattice(
+        [frames, rows, columns]: Lattice,
+        index: Option<&Tensor<2, Int>>,
+        head: usize,
+        device: &Device,
+    ) -> Self {
+        let place = |i: usize| [i / (rows * columns), i / columns % rows, i % columns];
+        let Some(index) = index else {
+            let all = (0..frames * rows * columns).map(place).collect();
+            return Self::grid(&[all], head, device);
+        };
+        let tokens = index.dims()[1].max(1);
+        let index: Vec<usize> = index.to_data().iter::<i64>().map(|i| i as usize).collect();
+        let row = |row: &[usize]| row.iter().map(|i| place(*i)).collect();
+        Self::grid(&index.chunks(tokens).map(row).collect::<Vec<_>>(), head, device)
     }
 
     /// Turns queries or keys `[B, heads, N, d]`.

@@ -67,13 +67,18 @@ pub fn ports(inputs: Ports, seen: &str, all: &str, lattice: &str) -> Ports {
 /// What [`ports`] promises: the visible patches of each sample, and the others of `all`.
 pub fn give(samples: Vec<Vec<i64>>, all: usize) -> Forwarded {
     let hidden = samples.iter().map(|seen| others(seen, all)).collect();
-    let frames = [("visible", frame(samples)), ("hidden", frame(hidden))];
+    give_both(samples, hidden)
+}
+
+/// What [`ports`] promises, where some patches are neither visible nor hidden.
+pub fn give_both(visible: Vec<Vec<i64>>, hidden: Vec<Vec<i64>>) -> Forwarded {
+    let frames = [("visible", frame(visible)), ("hidden", frame(hidden))];
     let frames = Frames::from(frames.map(|(port, frame)| (port.to_owned(), frame)));
     Forwarded { frames, ..Forwarded::default() }
 }
 
 /// The numbers below `all` that are not in an ascending list.
-fn others(seen: &[i64], all: usize) -> Vec<i64> {
+pub fn others(seen: &[i64], all: usize) -> Vec<i64> {
     (0..all as i64).filter(|index| seen.binary_search(index).is_err()).collect()
 }
 

@@ -74,6 +74,10 @@ pub struct Config {
     pub positions: bool,
     /// Whether pictures, which are clips of one frame, have a table of their own (stage 2).
     pub picture_table: bool,
+    /// Class tokens of a student that has several: they take no part, but have rows in the table.
+    pub class_rows: usize,
+    /// Whether the teacher's vectors are made unit vectors; a mean of unit vectors may stay as it is.
+    pub unit: bool,
     /// Word in the keys of published checkpoints: `clip` or `mae`.
     pub group: String,
 }
@@ -87,6 +91,8 @@ impl Default for Config {
             head: HeadKind::Linear,
             positions: true,
             picture_table: false,
+            class_rows: 0,
+            unit: true,
             group: "clip".to_owned(),
         }
     }
@@ -135,6 +141,9 @@ pub struct FeatureAlignment {
     pub img_pos_embed: Option<Param<Tensor<3>>>,
     /// Extra tokens in front of the student's and of the teacher's patches.
     front: [usize; 2],
+    /// Rows of the table that no token takes.
+    spare: usize,
+    unit: bool,
     /// Layers of the student that are paired.
     taps: Vec<usize>,
 }
@@ -151,12 +160,13 @@ impl FeatureAlignment {
         let batch = student.dims()[1];
         let drop = self.front[0].saturating_sub(self.front[1]);
         let fits = |table: &&Param<Tensor<3>>| {
-            rows - self.front[1].saturating_sub(self.front[0]) == table.lazy_shape()[1]
+            rows - self.front[1].saturating_sub(self.front[0]) + self.spare == table.lazy_shape()[1]
         };
         let picture = self.img_pos_embed.as_ref().filter(fits);
         let table = picture.or(self.pos_embed.as_ref()).map(|table| {
             let [_, rows, width] = table.dims();
-            let table = table.val().expand([batch, rows, width]);
+            let table = table.val().slice_dim(1, self.spare..rows);
+            let table = table.expand([batch, rows - self.spare, width]);
             seen(table, visible, self.front[0].min(self.front[1]))
         });
         let align = |(head, tap): (&Head, &usize)| {
@@ -184,7 +194,8 @@ impl FeatureAlignment {
         let front = self.front[1] - drop;
         let kept = seen(last, visible, front);
         let tokens = kept.dims()[1];
-        unit(kept).reshape([pairs, batch, tokens, width])
+        let kept = if self.unit { unit(kept) } else { kept };
+        kept.reshape([pairs, batch, tokens, width])
     }
 }
 
@@ -306,9 +317,10 @@ impl Kind for Config {
             let hint = "let the teacher see the whole clip: disconnect its `visible`";
             problems.push(OptionProblem::new("", message, hint));
         }
-        if Self::front(dims).iter().any(|front| *front > 1) {
+        if Self::front(dims).iter().any(|front| *front > self.class_rows.clamp(1, 1 << 10)) {
             let message = "more than one token beside the lattice".to_owned();
-            let hint = "connect `visible` when the student sees a part of the clip";
+            let hint = "connect `visible` when the student sees a part of the clip, or set \
+                        `class_rows` when it has several class tokens";
             problems.push(OptionProblem::new("", message, hint));
         }
         if self.positions && !side(dims, "D").is_multiple_of(16) {
@@ -328,12 +340,15 @@ impl Kind for Config {
                 pos_embed: None,
                 img_pos_embed: None,
                 front: [0; 2],
+                spare: 0,
+                unit: self.unit,
                 taps: Vec::new(),
             };
         }
         let lattice = [side(dims, "t"), side(dims, "h"), side(dims, "w")];
         let front = Self::front(dims);
-        let extra = front[0].min(front[1]);
+        let shared = front[0].min(front[1]);
+        let extra = shared.max(self.class_rows);
         let table = |lattice: positions::Lattice| {
             let rows = extra + lattice.iter().product::<usize>();
             let values = move || positions::joint(lattice, inputs, extra);
@@ -346,6 +361,8 @@ impl Kind for Config {
             pos_embed: self.positions.then(|| table(lattice)),
             img_pos_embed: self.picture_table.then(|| table(picture)),
             front,
+            spare: extra - shared,
+            unit: self.unit,
             taps: block::taps(side(dims, "K"), pairs, self.interval),
         }
     }
@@ -359,7 +376,8 @@ impl Kind for Config {
         let cosine = if self.of == Of::Pooled {
             let teacher: Tensor<2> = inputs.take("teacher")?;
             let student: Tensor<2> = module.heads[0].forward(inputs.take("student")?);
-            cosine(student, unit(teacher.cast(FloatDType::F32)))
+            let teacher = teacher.cast(FloatDType::F32);
+            cosine(student, if self.unit { unit(teacher) } else { teacher })
         } else {
             let visible: Option<Tensor<2, Int>> = inputs.take_if("visible")?;
             let teacher: Tensor<4> = inputs.take("teacher")?;
@@ -377,16 +395,24 @@ impl Kind for Config {
 
     fn layouts(&self) -> Vec<Layout> {
         let group = &self.group;
-        let heads = match self.of {
-            Of::Tokens => [("^heads.".to_owned(), format!("{group}_decoder."))],
-            Of::Pooled => [("^heads.0.".to_owned(), format!("final_{group}_decoder."))],
-        };
-        let table = ("^pos_embed".to_owned(), format!("{group}_pos_embed"));
-        let picture = ("^img_pos_embed".to_owned(), format!("{group}_img_pos_embed"));
-        let rules = heads.into_iter().chain([table, picture]);
-        let official =
-            Layout::new("official").rules(&[(".mlp.fc1", ".head.0"), (".mlp.fc2", ".head.2")]);
-        vec![rules.fold(official, |layout, (from, to)| layout.rule(&from, &to))]
+        let inside = [(".mlp.fc1", ".head.0"), (".mlp.fc2", ".head.2")];
+        let official = Layout::new("official").rules(&inside);
+        let table = format!("{group}_pos_embed");
+        match self.of {
+            Of::Tokens => {
+                let heads = format!("{group}_decoder.");
+                let picture = format!("{group}_img_pos_embed");
+                let official = official.rule("^img_pos_embed", &picture);
+                vec![official.rule("^heads.", &heads).rule("^pos_embed", &table)]
+            }
+            Of::Pooled => {
+                let head = format!("final_{group}_decoder.");
+                // Stage 2 of InternVideo-Next.
+                let later = Layout::new("later").rules(&inside);
+                let later = later.rule("^heads.0.", &format!("selfdist_proj_{group}."));
+                vec![official.rule("^heads.0.", &head), later]
+            }
+        }
     }
 }
 

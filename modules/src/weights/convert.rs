@@ -192,7 +192,10 @@ pub fn import(
             let length = stored.bytes.len() / parts;
             let run = part * length..(part + 1) * length;
             if parameter.linear && slot.straight {
-                return Ok(Cow::Owned(turned(&stored.bytes[run], [parameter.shape[0], parameter.shape[1]])));
+                return Ok(Cow::Owned(turned(
+                    &stored.bytes[run],
+                    [parameter.shape[0], parameter.shape[1]],
+                )));
             }
             Ok(match stored.bytes {
                 Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[run]),
@@ -302,7 +305,8 @@ pub fn export(
             }
             let Some(info) = archive.info(&parameter.path) else { continue };
             let shape = imported.tensors.get(&slot.key).filter(|_| layout.is_none());
-            let shape = shape.map_or_else(|| slot.file_shape(slot.stored(&parameter)), |t| t.1.clone());
+            let shape =
+                shape.map_or_else(|| slot.file_shape(slot.stored(&parameter)), |t| t.1.clone());
             let declared = Declared { key: slot.key.clone(), dtype: info.dtype, shape };
             let (_, pieces) = tensors.entry(slot.key).or_insert_with(|| (declared, Pieces::new()));
             let turn = (parameter.linear && slot.straight)

@@ -122,8 +122,8 @@ fn array(view: &safetensors::tensor::TensorView<'_>) -> Array {
     let values = match view.dtype() {
         Dtype::F32 => wide(bytes, |b| f64::from(f32::from_le_bytes(b))),
         Dtype::F64 => wide(bytes, f64::from_le_bytes),
-        Dtype::I64 => wide(bytes, |b| i64::from_le_bytes(b) as f64),
         Dtype::I32 => wide(bytes, |b| f64::from(i32::from_le_bytes(b))),
+        Dtype::I64 => wide(bytes, |b| i64::from_le_bytes(b) as f64),
         Dtype::U8 | Dtype::BOOL => bytes.iter().map(|b| f64::from(*b)).collect(),
         other => panic!("{other:?} in a fixture"),
     };

@@ -190,7 +190,11 @@ pub fn check_lora(folder: &Path) -> Report {
     let (device, home) = (autodiff().inner(), autodiff());
     let read = |lora: Option<&Lora>| {
         let module = kind::make(&kind, &spec(&fixture, lora), &home);
-        let module = weights::load_into(&kind, module, ("text/causal_lm", &folder.join("model.safetensors")));
+        let module = weights::load_into(
+            &kind,
+            module,
+            ("text/causal_lm", &folder.join("model.safetensors")),
+        );
         module.unwrap_or_else(|error| panic!("{error}")).0
     };
     let mask = &inputs["attention_mask"];

@@ -13,7 +13,10 @@ pub mod fixture;
 pub mod image_text;
 pub mod image_towers;
 pub mod internvideo2;
+pub mod internvideo_next;
 pub mod language;
+pub mod modern_bert;
+pub mod multiblock;
 pub mod network;
 pub mod optimizer;
 pub mod preprocess;
@@ -24,6 +27,7 @@ pub mod stage2_vision;
 pub mod teachers;
 pub mod tokenizer;
 pub mod videomae;
+pub mod vjepa2;
 
 use std::path::Path;
 
@@ -46,6 +50,8 @@ pub const KNOWN: &[&str] = &[
     "internvideo2_pretrain",
     "internvideo2_stage2",
     "internvideo2_stage2_vision",
+    "internvideo_next_stage1",
+    "internvideo_next_stage2",
     "internvit",
     "internvl_clip_teacher",
     "llama",
@@ -53,6 +59,8 @@ pub const KNOWN: &[&str] = &[
     "llama_lora",
     "mar_diffloss",
     "mistral",
+    "modernbert",
+    "multiblock_masks",
     "preprocess",
     "qwen2",
     "siglip",
@@ -64,6 +72,8 @@ pub const KNOWN: &[&str] = &[
     "videomae_pretrain",
     "videomaev2_finetune",
     "videomaev2_pretrain",
+    "vjepa2",
+    "vjepa2_loss",
 ];
 
 /// Checks one fixture folder; none when no program knows its name.
@@ -84,11 +94,15 @@ pub fn check(folder: &Path) -> Option<Report> {
         "internvideo2_pretrain" => alignment::check(folder),
         "internvideo2_stage2" => stage2::check(folder),
         "internvideo2_stage2_vision" => stage2_vision::check(folder),
+        "internvideo_next_stage1" => internvideo_next::check_stage1(folder),
+        "internvideo_next_stage2" => internvideo_next::check_stage2(folder),
         "internvit" => image_towers::check_internvit(folder),
         "internvl_clip_teacher" => teachers::check_internvl(folder),
         "llama" | "llama3_rope" | "mistral" | "qwen2" => language::check(folder),
         "llama_lora" => language::check_lora(folder),
         "mar_diffloss" => diffusion::check_mar(folder),
+        "modernbert" => modern_bert::check(folder),
+        "multiblock_masks" => multiblock::check(folder),
         "preprocess" => Report::of_problems(folder, preprocess::check(folder).err()),
         "siglip" => image_text::check_siglip(folder),
         "siglip2" => image_text::check_siglip2(folder),
@@ -98,6 +112,8 @@ pub fn check(folder: &Path) -> Option<Report> {
         "videomae_pretrain" => videomae::check_autoencoder(folder),
         "videomaev2_finetune" => teachers::check_finetune(folder),
         "videomaev2_pretrain" => autoencoder::check(folder),
+        "vjepa2" => vjepa2::check(folder),
+        "vjepa2_loss" => vjepa2::check_loss(folder),
         _ => return None,
     })
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor};
+use modules::REGISTRY;
 use modules::archive::Archive;
 use modules::init::Init;
 use modules::kind::{Call, Kind};
@@ -13,8 +14,9 @@ use modules::rng::Key;
 use modules::tensors::{AnyTensor, Tensors};
 use modules::{parameters, weights};
 use schemas::dims::Dims;
+use schemas::entry::find;
 use schemas::node::At;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::fixture::{Array, Arrays, Fixture};
 use super::report::Report;
@@ -75,11 +77,7 @@ impl<K: Kind + std::fmt::Debug> Network<K> {
             let values = gradient.values.iter().map(|value| *value as f32).collect();
             Some((slot, parameter, values))
         };
-        let pieces = list.into_iter().filter_map(piece).collect();
-        let wide = |(key, (shape, values)): (String, (Vec<usize>, Vec<f32>))| {
-            (key, Array { shape, values: values.into_iter().map(f64::from).collect() })
-        };
-        weights::assemble(pieces).into_iter().map(wide).collect()
+        arrays(list.into_iter().filter_map(piece).collect())
     }
 }
 
@@ -92,6 +90,47 @@ pub fn call() -> Call {
 pub fn plain<K: Kind>(kind: &K, inputs: Tensors) -> Tensors {
     let module = kind.init(&Dims::new(), &Init::new(0, "golden", &autodiff()));
     kind.forward(&module, inputs, &call()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Parameters of a node, by key of `network`'s file: it starts with one file and follows a node that
+/// holds the other with this decay.
+pub fn followed<K: Kind + std::fmt::Debug>(
+    fixture: &Fixture,
+    network: &Network<K>,
+    (kind, dims): (&str, &Dims),
+    files: [&str; 2],
+    decay: f64,
+) -> Arrays {
+    let options = serde_json::to_value(&network.kind).expect("options are plain data");
+    let entry = find(REGISTRY, kind).expect("the kind exists");
+    let node = |file: &str, ema: Option<f64>| {
+        let spec = json!({
+            "name": kind, "kind": kind, "options": options, "dims": dims, "wired": [],
+            "wants": [], "backward": false, "optimizer": null, "frozen": [], "seed": 0,
+            "device": crate::device::name(), "precision": "f32", "checkpointing": false,
+            "weights": fixture.folder.join(file), "ema": ema,
+        });
+        let spec = serde_json::from_value(spec).expect("a spec");
+        (entry.build)(&spec).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let mut follower = node(files[0], Some(decay));
+    let leader = node(files[1], None);
+    follower.follow(leader.weights()).unwrap_or_else(|error| panic!("{error}"));
+    let mut held = follower.weights();
+    let piece = |parameter: Parameter| {
+        let values = held.remove(&parameter.path)?.to_f32();
+        Some((network.slots.get(&parameter.path)?.clone(), parameter, values))
+    };
+    let pieces = parameters::list(&network.module).into_iter().filter_map(piece).collect();
+    arrays(pieces)
+}
+
+/// Tensors of a file from parts of it.
+fn arrays(pieces: Vec<(Slot, Parameter, Vec<f32>)>) -> Arrays {
+    let wide = |(key, (shape, values)): (String, weights::Stored)| {
+        (key, Array { shape, values: values.into_iter().map(f64::from).collect() })
+    };
+    weights::assemble(pieces).into_iter().map(wide).collect()
 }
 
 /// Takes one tensor by port.
