@@ -220,7 +220,12 @@ pub const ENTRY: Entry = kind::entry::<Config>(include_str!("clip.rs"));
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::Device;
+    use safetensors::tensor::TensorView;
+    use safetensors::{Dtype, SafeTensors};
+
     use crate::layers::image_tower::counted;
+    use crate::{parameters, weights};
 
     /// Parameters of `CLIPVisionModelWithProjection` of the published checkpoints.
     #[test]
@@ -246,6 +251,47 @@ mod tests {
         let slot = hf.slot("blocks.3.attn.proj.bias");
         assert_eq!(slot.key, "vision_model.encoder.layers.3.self_attn.out_proj.bias");
         assert_eq!(hf.slot("cls_token").file_shape(vec![1, 1, 8]), [8]);
+    }
+
+    #[test]
+    fn weights_come_back_from_both_layouts() {
+        let options = json!({ "size": { "width": 12, "depth": 1, "heads": 2, "pooled": 5 } });
+        let config: Config = serde_json::from_value(options).expect("options");
+        let config = Config { table_side: Some(2), ..config };
+        let make = |seed| config.init(&Dims::new(), &Init::new(seed, "t", &Device::flex()));
+        let (old, new) = (make(1), make(2));
+        for layout in config.layouts() {
+            let mut values = parameters::values(&old);
+            let piece = |parameter: parameters::Parameter| {
+                let value = values.remove(&parameter.path).expect("a value").to_data();
+                (layout.slot(&parameter.path), parameter, value.iter::<f32>().collect())
+            };
+            let stored = weights::assemble(parameters::list(&old).into_iter().map(piece).collect());
+            let turned = if layout.name == "openai" { [12, 5] } else { [5, 12] };
+            let matrix = stored.iter().find(|(key, _)| key.contains("proj") && key.len() < 25);
+            assert_eq!(matrix.expect("the projection").1.0, turned, "{}", layout.name);
+            let bytes: Vec<_> = stored
+                .into_iter()
+                .map(|(key, (shape, values))| {
+                    let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+                    (key, shape, bytes)
+                })
+                .collect();
+            let views = bytes.iter().map(|(key, shape, bytes)| {
+                let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
+                (key.as_str(), view.expect("a tensor"))
+            });
+            let file = safetensors::serialize(views, None).expect("a file");
+            let tensors = SafeTensors::deserialize(&file).expect("a file");
+            let layouts = config.layouts();
+            let (loaded, coverage) =
+                weights::load_tensors("file", &tensors, new.clone(), &layouts).expect("weights");
+            assert_eq!((coverage.layout.as_str(), coverage.unused.len()), (layout.name, 0));
+            for (path, value) in parameters::values(&loaded) {
+                let expected = parameters::values(&old)[&path].to_data();
+                assert_eq!(value.to_data(), expected, "{path}");
+            }
+        }
     }
 
     #[test]
