@@ -327,7 +327,7 @@ impl Block {
         let branch = dropout(branch, self.dropout, key.as_ref());
         let branch = drop_path(branch, self.rate, key.as_ref());
         match (self.norms, norm) {
-            (Norms::After(factor), Some(norm)) if factor == 1.0 => norm.forward(x + branch),
+            (Norms::After(1.0), Some(norm)) => norm.forward(x + branch),
             (Norms::After(factor), Some(norm)) => norm.forward(x.mul_scalar(factor) + branch),
             _ => x + branch,
         }

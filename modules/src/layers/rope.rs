@@ -101,13 +101,14 @@ impl Rope {
             .collect();
         let tokens = positions.first().map_or(0, Vec::len);
         let mut angles = Vec::with_capacity(tokens * 2 * frequencies.len());
-        for token in 0..tokens {
+        let mut place = |token: usize| {
             let turned = frequencies
                 .iter()
                 .zip(&axis_of)
                 .map(|(frequency, axis)| positions[*axis][token] as f64 * frequency);
             angles.extend(turned.clone().chain(turned));
-        }
+        };
+        (0..tokens).for_each(&mut place);
         Self::new(&angles, [1, tokens], Pairs::Halves, device)
     }
 
