@@ -101,12 +101,15 @@ impl Rope {
             .flat_map(|(axis, n)| std::iter::repeat_n(axis, *n))
             .collect();
         let tokens = positions.first().map_or(0, Vec::len);
-        let angle = |token: usize, pair: usize| {
-            positions[axis_of[pair]][token] as f64 * frequencies[pair]
+        let mut angles = Vec::with_capacity(tokens * 2 * frequencies.len());
+        let mut place = |token: usize| {
+            let turned = frequencies
+                .iter()
+                .zip(&axis_of)
+                .map(|(frequency, axis)| positions[*axis][token] as f64 * frequency);
+            angles.extend(turned.clone().chain(turned));
         };
-        let turned = |token| (0..frequencies.len()).map(move |pair| (token, pair));
-        let twice = (0..tokens).flat_map(|token| turned(token).chain(turned(token)));
-        let angles: Vec<f64> = twice.map(|(token, pair)| angle(token, pair)).collect();
+        (0..tokens).for_each(&mut place);
         Self::new(&angles, [1, tokens], Pairs::Halves, device)
     }
 
