@@ -24,9 +24,11 @@ use crate::tensors::{AnyTensor, Tensors};
 use crate::weights;
 
 /// Names that other codes give to what travels through a port.
-const ALIASES: [(&str, &[&str]); 9] = [
+const ALIASES: [(&str, &[&str]); 11] = [
     ("video", &["pixel_values", "pixel_values_videos", "image"]),
     ("ids", &["input_ids"]),
+    ("types", &["token_type_ids"]),
+    ("memory_mask", &["encoder_attention_mask", "image_attention_mask"]),
     ("mask", &["attention_mask", "pixel_attention_mask"]),
     ("hidden", &["bool_masked_pos"]),
     ("visible", &["mask", "bool_masked_pos", "context_mask"]),
