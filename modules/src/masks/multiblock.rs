@@ -197,10 +197,12 @@ impl Host for Config {
             let message = format!("`blocks` is {}, but must be from 1 to 1024", self.blocks);
             problems.push(OptionProblem::new("blocks", message, "8 and 2 are published"));
         }
-        let all: usize = if problems.is_empty() { self.size().cut(dims).iter().product() } else { 0 };
+        let all: usize =
+            if problems.is_empty() { self.size().cut(dims).iter().product() } else { 0 };
         let Some(most) = self.max_keep else { return problems };
         if most == 0 || (all > 0 && most >= all) {
-            let message = format!("`max_keep` is {most}, but must be from 1 to below {all} patches");
+            let message =
+                format!("`max_keep` is {most}, but must be from 1 to below {all} patches");
             problems.push(OptionProblem::new("max_keep", message, "or leave it out"));
         }
         problems

@@ -366,7 +366,8 @@ mod tests {
     fn parameter_counts_are_those_of_the_trunks() {
         let table = |width: u64| (4 + 16 * 256) * width;
         let pool = |width: u64| 3 * (width * width + 3 * width) + 768 * (width + 1);
-        for (preset, width, published) in [("b", 768, 86e6), ("l", 1024, 304e6), ("1b", 1408, 1.01e9)]
+        for (preset, width, published) in
+            [("b", 768, 86e6), ("l", 1024, 304e6), ("1b", 1408, 1.01e9)]
         {
             let found = count(preset, 16) - table(width) - pool(width);
             assert!((found as f64 / published - 1.0).abs() < 0.01, "{preset}: {found}");

@@ -88,7 +88,8 @@ impl Kind for Config {
                 problems.push(OptionProblem::new(name, message, "give a number up to 4096"));
             }
         }
-        let all: usize = if problems.is_empty() { self.size().cut(dims).iter().product() } else { 0 };
+        let all: usize =
+            if problems.is_empty() { self.size().cut(dims).iter().product() } else { 0 };
         problems.extend(check_named("hidden", side(dims, "M"), all));
         problems
     }

@@ -95,11 +95,7 @@ pub struct VJepa2 {
 
 impl VJepa2 {
     /// Tokens of the first block, `[B, S, D]`, and what the blocks are told of their places.
-    pub fn embed(
-        &self,
-        video: Tensor<5>,
-        visible: Option<Tensor<2, Int>>,
-    ) -> (Tensor<3>, Context) {
+    pub fn embed(&self, video: Tensor<5>, visible: Option<Tensor<2, Int>>) -> (Tensor<3>, Context) {
         let x = self.patch_embed.forward(video);
         let rope = Rope::lattice(self.lattice, visible.as_ref(), self.head, &x.device());
         let x = match visible {
@@ -112,11 +108,14 @@ impl VJepa2 {
 
 /// Rules of the layout of transformers for blocks named as in V-JEPA 2.
 pub(crate) fn hf_blocks(layout: Layout) -> Layout {
-    let names =
-        [(".attn.q.", "query"), (".attn.k.", "key"), (".attn.v.", "value"), (".attn.proj.", "proj")];
-    let rule = |layout: Layout, (from, to): (&str, &str)| {
-        layout.rule(from, &format!(".attention.{to}."))
-    };
+    let names = [
+        (".attn.q.", "query"),
+        (".attn.k.", "key"),
+        (".attn.v.", "value"),
+        (".attn.proj.", "proj"),
+    ];
+    let rule =
+        |layout: Layout, (from, to): (&str, &str)| layout.rule(from, &format!(".attention.{to}."));
     names.into_iter().fold(layout, rule)
 }
 
