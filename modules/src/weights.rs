@@ -98,7 +98,7 @@ pub fn export<K: Kind>(
 }
 
 /// Writes tensors as a safetensors file, whole or not at all.
-fn write(tensors: BTreeMap<String, Stored>, file: &Path) -> Result<(), NodeError> {
+pub(crate) fn write(tensors: BTreeMap<String, Stored>, file: &Path) -> Result<(), NodeError> {
     let name = file.display().to_string();
     let fail = |reason: String| NodeError::Weights { file: name.clone(), reason };
     let tensors: Vec<_> = tensors

@@ -221,9 +221,8 @@ pub const ENTRY: Entry = kind::entry::<Config>(include_str!("clip.rs"));
 mod tests {
     use super::*;
     use burn::tensor::Device;
-    use safetensors::tensor::TensorView;
-    use safetensors::{Dtype, SafeTensors};
 
+    use crate::archive::Archive;
     use crate::layers::image_tower::counted;
     use crate::{parameters, weights};
 
@@ -260,6 +259,7 @@ mod tests {
         let config = Config { table_side: Some(2), ..config };
         let make = |seed| config.init(&Dims::new(), &Init::new(seed, "t", &Device::flex()));
         let (old, new) = (make(1), make(2));
+        let folder = tempfile::tempdir().expect("a folder");
         for layout in config.layouts() {
             let mut values = parameters::values(&old);
             let piece = |parameter: parameters::Parameter| {
@@ -270,22 +270,11 @@ mod tests {
             let turned = if layout.name == "openai" { [12, 5] } else { [5, 12] };
             let matrix = stored.iter().find(|(key, _)| key.contains("proj") && key.len() < 25);
             assert_eq!(matrix.expect("the projection").1.0, turned, "{}", layout.name);
-            let bytes: Vec<_> = stored
-                .into_iter()
-                .map(|(key, (shape, values))| {
-                    let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
-                    (key, shape, bytes)
-                })
-                .collect();
-            let views = bytes.iter().map(|(key, shape, bytes)| {
-                let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
-                (key.as_str(), view.expect("a tensor"))
-            });
-            let file = safetensors::serialize(views, None).expect("a file");
-            let tensors = SafeTensors::deserialize(&file).expect("a file");
-            let layouts = config.layouts();
+            let file = folder.path().join("file.safetensors");
+            weights::write(stored, &file).expect("a file");
+            let archive = Archive::open(&file).expect("a file");
             let (loaded, coverage) =
-                weights::load_tensors("file", &tensors, new.clone(), &layouts).expect("weights");
+                weights::load(&archive, new.clone(), &config.layouts()).expect("weights");
             assert_eq!((coverage.layout.as_str(), coverage.unused.len()), (layout.name, 0));
             for (path, value) in parameters::values(&loaded) {
                 let expected = parameters::values(&old)[&path].to_data();
