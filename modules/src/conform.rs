@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Tensor, TensorData};
+use burn::module::Module;
+use burn::tensor::{Gradients, Tensor, TensorData};
 use schemas::dims::Dims;
 use schemas::entry::{Compared, Conformance};
 use schemas::node::{At, NodeError, NodeSpec};
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 use crate::archive::{Archive, Dtype};
 use crate::kind::{Call, Kind, make, read};
+use crate::layout::Slot;
 use crate::parameters;
 use crate::rng::Key;
 use crate::tensors::{AnyTensor, Tensors};
@@ -189,6 +191,9 @@ fn file(folder: &Path, names: [&str; 2]) -> PathBuf {
     found.unwrap_or_else(|| folder.join(names[0]))
 }
 
+/// Port, name of the array, and the tensor that was made of it.
+type Leaf = (String, String, AnyTensor);
+
 /// A kind at work on the inputs of a reference.
 struct Trial {
     expected: BTreeMap<String, Array>,
@@ -242,6 +247,35 @@ impl Trial {
             }
         }
         ends
+    }
+
+    /// Compares the gradients of inputs and parameters.
+    fn meet_gradients<M: Module>(
+        &mut self,
+        leaves: &[Leaf],
+        (module, slots): (&M, &BTreeMap<String, Slot>),
+        all: &mut Gradients,
+    ) {
+        for (_, name, leaf) in leaves {
+            let Some(gradient) = leaf.gradient(all) else { continue };
+            let mut found =
+                Array { shape: gradient.shape(), values: values(&gradient), float: true };
+            if self.inputs[name].shape.len() == 5 && self.inputs[name].shape != found.shape {
+                found = swapped(&found);
+            }
+            self.meet(&format!("grad_input.{name}"), &found.values);
+        }
+        let mut gradients = parameters::gradients(module, all);
+        let pieces = parameters::list(module).into_iter().filter_map(|parameter| {
+            let slot = slots.get(&parameter.path)?.clone();
+            let gradient = gradients.remove(&parameter.path)?;
+            let found = values(&gradient).into_iter().map(|v| v as f32).collect();
+            Some((slot, parameter, found))
+        });
+        for (key, (_, found)) in weights::assemble(pieces.collect()) {
+            let found: Vec<f64> = found.into_iter().map(f64::from).collect();
+            self.meet(&format!("grad_param.{key}"), &found);
+        }
     }
 
     fn finish(self) -> Conformance {
@@ -305,26 +339,7 @@ pub fn run<K: Kind>(
     }
     let ends = trial.ends(&outputs, &ports);
     if let Some(mut all) = (!ends.is_empty()).then(|| crate::vjp::backward(ends)).flatten() {
-        for (_, name, leaf) in &leaves {
-            let Some(gradient) = leaf.gradient(&mut all) else { continue };
-            let mut found =
-                Array { shape: gradient.shape(), values: values(&gradient), float: true };
-            if trial.inputs[name].shape.len() == 5 && trial.inputs[name].shape != found.shape {
-                found = swapped(&found);
-            }
-            trial.meet(&format!("grad_input.{name}"), &found.values);
-        }
-        let mut gradients = parameters::gradients(&module, &mut all);
-        let pieces = parameters::list(&module).into_iter().filter_map(|parameter| {
-            let slot = slots.get(&parameter.path)?.clone();
-            let gradient = gradients.remove(&parameter.path)?;
-            let found = values(&gradient).into_iter().map(|v| v as f32).collect();
-            Some((slot, parameter, found))
-        });
-        for (key, (_, found)) in weights::assemble(pieces.collect()) {
-            let found: Vec<f64> = found.into_iter().map(f64::from).collect();
-            trial.meet(&format!("grad_param.{key}"), &found);
-        }
+        trial.meet_gradients(&leaves, (&module, &slots), &mut all);
     }
     Ok(trial.finish())
 }

@@ -133,7 +133,15 @@ fn microbatches_and_gradients_have_one_order_whatever_the_order_of_arrival() {
     assert_eq!(bench.log(), expected);
     bench.order(Order::Apply(Update { step: 0, lr: 0.1, scale: 1.0 }));
     bench.until(|what| matches!(what, What::Measured { at: At { step: 1, .. }, .. }));
-    assert_eq!(bench.kept.parcels.lock().unwrap().len(), 6);
+    // What was measured is told before the last parcels are on their way.
+    let sent = || bench.kept.parcels.lock().unwrap().len();
+    for _ in 0..10_000_000 {
+        if sent() == 6 {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    assert_eq!(sent(), 6);
 }
 
 #[test]

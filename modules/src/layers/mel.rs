@@ -33,7 +33,7 @@ fn spectrum() -> Vec<f32> {
     let mut columns = vec![vec![0.0f64; FRAME]; 2 * half];
     for (k, pair) in columns.chunks_exact_mut(2).enumerate() {
         let angle = |n: usize| TAU * (k * n % TRANSFORM) as f64 / TRANSFORM as f64;
-        for part in 0..2 {
+        for (part, into) in pair.iter_mut().enumerate() {
             let wave = |n: usize| if part == 0 { angle(n).cos() } else { -angle(n).sin() };
             // Of sample m: itself in frame place m, less its share in place m + 1.
             let at = |n: usize| window(n) * wave(n);
@@ -43,7 +43,7 @@ fn spectrum() -> Vec<f32> {
             // The sample before the first one is the first one again.
             column[0] -= EMPHASIS * at(0);
             let mean = column.iter().sum::<f64>() / FRAME as f64;
-            pair[part] = column.into_iter().map(|value| value - mean).collect();
+            *into = column.into_iter().map(|value| value - mean).collect();
         }
     }
     let order = (0..half).map(|k| 2 * k).chain((0..half).map(|k| 2 * k + 1));

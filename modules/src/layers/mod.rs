@@ -5,6 +5,7 @@ pub mod attention;
 mod attention_flex;
 #[cfg(feature = "tch")]
 mod attention_libtorch;
+pub mod attention_mask;
 mod attention_ops;
 pub mod bert;
 pub mod block;

@@ -328,7 +328,10 @@ impl Kind for Config {
             "class_tokens": front,
             "table_frames": frames,
         });
-        Some(Published { options, dims: Dims::new() })
+        let side = count(config, "img_size")?;
+        let sides = [("T", frames), ("H", side), ("W", side)];
+        let dims = sides.map(|(name, value)| (name.to_owned(), value)).into();
+        Some(Published { options, dims })
     }
 
     fn layers(&self) -> usize {

@@ -305,7 +305,18 @@ impl Kind for Config {
             "theta": [of["global_rope_theta"].as_f64()?, of["local_rope_theta"].as_f64()?],
             "table_frames": frames / count(config, "tubelet_size")?,
         });
-        let dims = Dims::from([("D".to_owned(), count(config, "embed_dim")?)]);
+        let tokens = count(config, "img_size")? / count(config, "patch_size")?;
+        let times = frames / count(config, "tubelet_size")?;
+        let front = count(config, "cls_token_num")?;
+        let sides = [
+            ("D", count(config, "embed_dim")?),
+            ("t", times),
+            ("h", tokens),
+            ("w", tokens),
+            ("S", front + 1),
+            ("V", 1),
+        ];
+        let dims = sides.map(|(name, value)| (name.to_owned(), value)).into();
         Some(Published { options, dims })
     }
 

@@ -149,6 +149,38 @@ fn entry_of(registry: Registry, kind: &str) -> Result<&'static Entry, NodeError>
     })
 }
 
+/// Writes the parameters of a kind under their paths.
+fn write_part(archive: &Archive, taken: &Taken, file: &Path) -> Result<(), NodeError> {
+    let Taken { part, slots } = taken;
+    let words = BTreeMap::from([
+        ("kind".to_owned(), part.kind.clone()),
+        ("options".to_owned(), part.options.to_string()),
+    ]);
+    let by_path: BTreeMap<&str, &(Parameter, Slot)> =
+        slots.iter().map(|slot| (slot.0.path.as_str(), slot)).collect();
+    let declare = |(parameter, slot): &(Parameter, Slot)| Declared {
+        key: parameter.path.clone(),
+        dtype: archive.info(&slot.key).map_or(Dtype::F32, |info| info.dtype),
+        shape: parameter.file_shape(),
+    };
+    let plan = Plan::new(slots.iter().map(declare).collect(), words)?;
+    write(file, &plan, |key| {
+        let (parameter, slot) = by_path[key];
+        let stored = archive.get(&slot.key)?;
+        let [part, parts] = slot.part;
+        let length = stored.bytes.len() / parts;
+        let run = part * length..(part + 1) * length;
+        if parameter.linear && slot.straight {
+            let dims = [parameter.shape[0], parameter.shape[1]];
+            return Ok(Cow::Owned(turned(&stored.bytes[run], dims)));
+        }
+        Ok(match stored.bytes {
+            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[run]),
+            Cow::Owned(bytes) => Cow::Owned(bytes[run].to_vec()),
+        })
+    })
+}
+
 /// Imports an archive into a folder. Every kind that is wanted must find all its parameters.
 pub fn import(
     registry: Registry,
@@ -169,40 +201,11 @@ pub fn import(
     std::fs::create_dir_all(folder)
         .map_err(|error| fault(folder, format!("cannot be made: {error}")))?;
     let mut rest: BTreeSet<&str> = archive.keys().map(|(key, _)| key).collect();
-    for Taken { part, slots } in &taken {
-        for (_, slot) in slots {
+    for one in &taken {
+        for (_, slot) in &one.slots {
             rest.remove(slot.key.as_str());
         }
-        let words = BTreeMap::from([
-            ("kind".to_owned(), part.kind.clone()),
-            ("options".to_owned(), part.options.to_string()),
-        ]);
-        let by_path: BTreeMap<&str, &(Parameter, Slot)> =
-            slots.iter().map(|slot| (slot.0.path.as_str(), slot)).collect();
-        let declare = |(parameter, slot): &(Parameter, Slot)| Declared {
-            key: parameter.path.clone(),
-            dtype: archive.info(&slot.key).map_or(Dtype::F32, |info| info.dtype),
-            shape: parameter.file_shape(),
-        };
-        let plan = Plan::new(slots.iter().map(declare).collect(), words)?;
-        let piece = |key: &str| {
-            let (parameter, slot) = by_path[key];
-            let stored = archive.get(&slot.key)?;
-            let [part, parts] = slot.part;
-            let length = stored.bytes.len() / parts;
-            let run = part * length..(part + 1) * length;
-            if parameter.linear && slot.straight {
-                return Ok(Cow::Owned(turned(
-                    &stored.bytes[run],
-                    [parameter.shape[0], parameter.shape[1]],
-                )));
-            }
-            Ok(match stored.bytes {
-                Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[run]),
-                Cow::Owned(bytes) => Cow::Owned(bytes[run].to_vec()),
-            })
-        };
-        write(&folder.join(&part.file), &plan, piece)?;
+        write_part(archive, one, &folder.join(&one.part.file))?;
     }
     if !rest.is_empty() {
         let declare = |key: &&str| {

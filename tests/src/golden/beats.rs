@@ -7,6 +7,7 @@ use burn::tensor::{Int, Tensor, activation};
 use modules::audio::{beats, fbank};
 use modules::init::Init;
 use modules::kind::{Call, Kind};
+use modules::layers::block::Block;
 use modules::layers::{mel, relative};
 use modules::rng::Key;
 use modules::tensors::Tensors;
@@ -93,7 +94,8 @@ fn check_inside(
     let call = Call::new(Key::new(0, "golden"), At::default());
     for (number, layer) in module.blocks.iter().enumerate() {
         let context = module.context(layer, x.clone(), distances.clone(), None, &call);
-        report.meet(&format!("attn.{number}"), &Array::of((&layer.block).map(x.clone(), &context)));
+        let block: &Block = &layer.block;
+        report.meet(&format!("attn.{number}"), &Array::of(block.map(x.clone(), &context)));
         x = layer.block.forward(x, &context);
         report.meet(&format!("hidden.{number}"), &Array::of(x.clone().swap_dims(0, 1)));
     }
