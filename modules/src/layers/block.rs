@@ -1,7 +1,6 @@
 //! The transformer block that all networks share.
 
-use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::{module::Module, tensor::Tensor};
 
 use super::attention::{Attention, AttentionConfig, AttentionMask, Biases, Cache, Look};
 use super::drop_path::{self, drop_path, dropout};
@@ -47,7 +46,7 @@ pub struct BlocksConfig {
     pub dropout: f64,
     /// Cross-attention to a memory in every so many blocks; none when 0.
     pub cross_every: usize,
-    /// Number of the first block with cross-attention.
+    /// First block with cross-attention.
     pub cross_from: usize,
     /// Channels of the memory.
     pub memory: usize,
@@ -122,8 +121,7 @@ pub struct Context {
     pub rope: Option<Rope>,
     /// For cross-attention.
     pub memory: Option<Memory>,
-    /// Number of first tokens that attend to the memory and go through the MLP of their own, in blocks
-    /// that have one.
+    /// First tokens that attend to the memory and have an MLP of their own, in blocks with two.
     pub first: usize,
     /// Draws of dropout and drop path; nothing is dropped when absent.
     pub key: Option<Key>,

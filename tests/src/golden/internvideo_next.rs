@@ -92,8 +92,8 @@ impl Setting {
         let mut options = found.options;
         options["head"] = head.into();
         let sees = [("S", self.front + visible), ("V", visible), ("M", self.all() - visible)];
-        let mut sides = self.behind(sees);
-        sides.extend(found.dims);
+        let mut sides = found.dims;
+        sides.extend(self.behind(sees));
         Network::load(&self.fixture, WEIGHTS, options, &sides)
     }
 
