@@ -21,7 +21,7 @@ use schemas::entry::{Entry, OptionProblem};
 use schemas::node::NodeError;
 use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
@@ -32,7 +32,7 @@ use crate::layers::norm::{Norm, unit};
 use crate::layers::size::side;
 use crate::layers::{positions, tokens};
 use crate::layout::Layout;
-use crate::published::{count, dims, says, sides};
+use crate::published;
 use crate::tensors::Tensors;
 
 /// What is aligned.
@@ -228,42 +228,6 @@ impl Config {
     }
 }
 
-/// The groups of heads of InternVideo2's stages 1 and 2, from the arguments of the official code.
-fn of_official(config: &Value) -> Option<Vec<Published>> {
-    let second = says(config, "model", "internvideo2_stage2_vision");
-    if !second && !says(config, "model", "pretrain_internvideo2") {
-        return None;
-    }
-    let picture = config["sep_image_video_pos_embed"].as_bool().unwrap_or(false);
-    let of = |field: &str| count(config, field);
-    let [height, image_width] = sides(config, "img_size")?;
-    let (patch, tubelet) = (of("patch_size")?, of("tubelet_size")?);
-    let lattice = [of("num_frames")? / tubelet, height / patch, image_width / patch];
-    let [t, h, w] = lattice;
-    let (all, width, depth) = (t * h * w, of("embed_dim")?, of("depth")?);
-    let tokens = |group: &str, head: &str, front: usize| {
-        let last = of(&format!("{group}_return_layer"))?;
-        let options = json!({
-            "group": group,
-            "head": head,
-            "last": last,
-            "interval": config[format!("{group}_student_return_interval")].as_f64()?,
-            "picture_table": picture,
-        });
-        let taught = of(&format!("{group}_teacher_embed_dim"))?;
-        let student = [("K", depth), ("S", 1 + all), ("D", width)];
-        let teacher = [("L", last), ("M", front + all), ("E", taught)];
-        let mut sizes = dims([("t", t), ("h", h), ("w", w)]);
-        sizes.extend(dims(student).into_iter().chain(dims(teacher)));
-        Some(Published { options, dims: sizes })
-    };
-    let pooled = [("D", of("clip_embed_dim")?), ("E", of("clip_teacher_final_dim")?)];
-    let pooled = Published { options: json!({ "of": "pooled" }), dims: dims(pooled) };
-    let clip = tokens("clip", "linear", 1)?;
-    // The second stage has no heads for the motion teacher.
-    Some(if second { vec![clip, pooled] } else { vec![clip, tokens("mae", "mlp", 0)?, pooled] })
-}
-
 impl Kind for Config {
     type Module = FeatureAlignment;
 
@@ -390,7 +354,7 @@ impl Kind for Config {
     }
 
     fn all_published(config: &Value) -> Vec<Published> {
-        of_official(config).unwrap_or_default()
+        published::alignment_heads(config).unwrap_or_default()
     }
 
     fn layouts(&self) -> Vec<Layout> {
