@@ -77,3 +77,21 @@ pub(crate) fn alignment_heads(config: &Value) -> Option<Vec<Published>> {
     // The second stage has no heads for the motion teacher.
     Some(if second { vec![clip, pooled] } else { vec![clip, tokens("mae", "mlp", 0)?, pooled] })
 }
+
+/// Sizes of InternVideo2 and its teacher, from the arguments of the official code.
+pub(crate) fn internvideo2_sizes(config: &Value) -> Option<Value> {
+    let width = count(config, "embed_dim")?;
+    Some(json!({
+        "size": {
+            "patch": count(config, "patch_size")?,
+            "tubelet": count(config, "tubelet_size").unwrap_or(1),
+            "width": width,
+            "depth": count(config, "depth")?,
+            "heads": count(config, "num_heads")?,
+            "hidden": hidden(config, width)?,
+            "pool_heads": count(config, "attn_pool_num_heads")?,
+            "pooled": count(config, "clip_embed_dim")?,
+        },
+        "layer_scale": config["init_values"].as_f64()?,
+    }))
+}

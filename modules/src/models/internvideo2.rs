@@ -22,7 +22,7 @@ use schemas::entry::{Entry, OptionProblem};
 use schemas::node::NodeError;
 use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
@@ -38,7 +38,7 @@ use crate::layers::size::{
 };
 use crate::layers::{positions, tokens};
 use crate::layout::Layout;
-use crate::published::{count, dims, hidden, says, sides};
+use crate::published::{self, count, dims, says, sides};
 use crate::rng::Key;
 use crate::tensors::Tensors;
 
@@ -262,24 +262,6 @@ impl Config {
     }
 }
 
-/// Sizes from the arguments of the official code.
-pub(crate) fn of_official(config: &Value) -> Option<Value> {
-    let width = count(config, "embed_dim")?;
-    Some(json!({
-        "size": {
-            "patch": count(config, "patch_size")?,
-            "tubelet": count(config, "tubelet_size").unwrap_or(1),
-            "width": width,
-            "depth": count(config, "depth")?,
-            "heads": count(config, "num_heads")?,
-            "hidden": hidden(config, width)?,
-            "pool_heads": count(config, "attn_pool_num_heads")?,
-            "pooled": count(config, "clip_embed_dim")?,
-        },
-        "layer_scale": config["init_values"].as_f64()?,
-    }))
-}
-
 impl Kind for Config {
     type Module = InternVideo2;
 
@@ -401,7 +383,7 @@ impl Kind for Config {
             "internvideo2_stage2_vision",
         ];
         let name = NAMES.into_iter().find(|name| says(config, "model", name))?;
-        let mut options = of_official(config)?;
+        let mut options = published::internvideo2_sizes(config)?;
         let is = |field: &str| config[field].as_bool().unwrap_or(false);
         let (apart, picture) = (is("sep_pos_embed"), is("sep_image_video_pos_embed"));
         options["positions"] = match (apart, picture) {
@@ -438,6 +420,7 @@ mod tests {
     use super::*;
     use crate::parameters;
     use burn::tensor::Device;
+    use serde_json::json;
 
     /// Parameters of the blocks and of all, for clips of 8 frames of 224 x 224 pixels.
     fn count(preset: &str) -> (usize, usize) {

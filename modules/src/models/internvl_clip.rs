@@ -34,8 +34,7 @@ use crate::layers::pool::AttentionPool;
 use crate::layers::positions;
 use crate::layers::size::{Size, SizeOptions, check_classes, check_share, check_taps, side};
 use crate::layout::Layout;
-use crate::models::internvideo2::of_official;
-use crate::published::{dims, says, sides};
+use crate::published::{dims, internvideo2_sizes, says, sides};
 use crate::tensors::Tensors;
 
 /// The published size, and one for laptops.
@@ -233,7 +232,7 @@ impl Kind for Config {
         if !says(config, "model", "internvl_clip") {
             return None;
         }
-        let options = of_official(config)?;
+        let options = internvideo2_sizes(config)?;
         let [height, width] = sides(config, "img_size")?;
         Some(Published { options, dims: dims([("T", 1), ("H", height), ("W", width)]) })
     }

@@ -307,16 +307,10 @@ impl Kind for Config {
         });
         let tokens = count(config, "img_size")? / count(config, "patch_size")?;
         let times = frames / count(config, "tubelet_size")?;
-        let front = count(config, "cls_token_num")?;
-        let sides = [
-            ("D", count(config, "embed_dim")?),
-            ("t", times),
-            ("h", tokens),
-            ("w", tokens),
-            ("S", front + 1),
-            ("V", 1),
-        ];
-        let dims = sides.map(|(name, value)| (name.to_owned(), value)).into();
+        let (width, seen) = (count(config, "embed_dim")?, 1 + count(config, "cls_token_num")?);
+        let lattice = [("t", times), ("h", tokens), ("w", tokens)];
+        let sides = lattice.into_iter().chain([("D", width), ("S", seen), ("V", 1)]);
+        let dims = sides.map(|(name, value)| (name.to_owned(), value)).collect();
         Some(Published { options, dims })
     }
 
