@@ -5,9 +5,36 @@ use serde_json::{Value, json};
 
 use crate::kind::Published;
 
-/// A whole number of a config.
+/// A whole number of a config, from 1: what is counted in patches is divided by it.
 pub(crate) fn count(config: &Value, field: &str) -> Option<usize> {
-    config[field].as_u64().map(|number| number as usize)
+    let number = config[field].as_u64().filter(|number| *number > 0)?;
+    usize::try_from(number).ok()
+}
+
+/// The same, or what transformers takes when the field is left out.
+pub(crate) fn count_or(config: &Value, field: &str, default: usize) -> usize {
+    count(config, field).unwrap_or(default)
+}
+
+/// A text of a config, or what transformers takes when the field is left out.
+pub(crate) fn word<'a>(config: &'a Value, field: &str, default: &'a str) -> &'a str {
+    config[field].as_str().unwrap_or(default)
+}
+
+/// The part of a config that describes a network: the object `part` of a model in `models`, or the
+/// whole of a config of the network alone.
+pub(crate) fn part<'a>(
+    config: &'a Value,
+    models: &[&str],
+    part: &str,
+    alone: &[&str],
+) -> Option<&'a Value> {
+    let model = config["model_type"].as_str()?;
+    match () {
+        () if models.contains(&model) => Some(&config[part]),
+        () if alone.contains(&model) => Some(config),
+        () => None,
+    }
 }
 
 /// Whether a field has this text.
@@ -27,8 +54,8 @@ pub(crate) fn sides(config: &Value, field: &str) -> Option<[usize; 2]> {
 }
 
 /// Hidden channels of an MLP that is given by its ratio to the width.
-pub(crate) fn hidden(config: &Value, width: usize) -> Option<usize> {
-    Some((width as f64 * config["mlp_ratio"].as_f64()?) as usize)
+pub(crate) fn hidden(config: &Value, ratio: &str, width: usize) -> Option<usize> {
+    Some((width as f64 * config[ratio].as_f64()?) as usize)
 }
 
 /// Whether an architecture of transformers is named.
@@ -88,10 +115,34 @@ pub(crate) fn internvideo2_sizes(config: &Value) -> Option<Value> {
             "width": width,
             "depth": count(config, "depth")?,
             "heads": count(config, "num_heads")?,
-            "hidden": hidden(config, width)?,
+            "hidden": hidden(config, "mlp_ratio", width)?,
             "pool_heads": count(config, "attn_pool_num_heads")?,
             "pooled": count(config, "clip_embed_dim")?,
         },
         "layer_scale": config["init_values"].as_f64()?,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_found_inside_a_model_and_alone() {
+        let whole = json!({ "model_type": "a", "vision_config": { "hidden_size": 3 } });
+        let alone = json!({ "model_type": "a_vision", "hidden_size": 3 });
+        for config in [whole, alone] {
+            let found = part(&config, &["a"], "vision_config", &["a_vision"]).expect("a part");
+            assert_eq!(count_or(found, "hidden_size", 1), 3);
+            assert_eq!(count_or(found, "depth", 7), 7);
+        }
+        assert!(part(&json!({ "model_type": "b" }), &["a"], "vision_config", &[]).is_none());
+    }
+
+    #[test]
+    fn a_patch_of_no_pixels_is_no_number() {
+        assert_eq!(count(&json!({ "patch_size": 0 }), "patch_size"), None);
+        let config = json!({ "model": "pretrain_internvideo2", "img_size": 8, "patch_size": 0 });
+        assert!(alignment_heads(&config).is_none());
+    }
 }

@@ -18,7 +18,6 @@ pub mod fixed_table;
 pub(crate) mod flex;
 mod gelu_ops;
 mod glu_ops;
-pub mod hf_config;
 pub mod image_tower;
 pub mod image_tower_ports;
 pub mod labelled;

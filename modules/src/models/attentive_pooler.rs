@@ -21,7 +21,7 @@ use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::vjepa2::{count, official_blocks};
+use super::vjepa2::official_blocks;
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
 use crate::layers::attention::{Attention, AttentionConfig, Look};
@@ -31,6 +31,7 @@ use crate::layers::mlp::{Activation, Mlp};
 use crate::layers::norm::{Norm, NormKind};
 use crate::layers::size::{check_classes, side};
 use crate::layout::Layout;
+use crate::published::count;
 use crate::tensors::Tensors;
 
 /// Options.

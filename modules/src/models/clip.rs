@@ -25,13 +25,13 @@ use serde_json::{Value, json};
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
 use crate::layers::block::BlocksConfig;
-use crate::layers::hf_config::{count, part, word};
 use crate::layers::image_tower::{ImageTower, Input, Patches, PostNorm, Readout, TowerConfig};
 use crate::layers::learned_table::Stretch;
 use crate::layers::mlp::Activation;
 use crate::layers::norm::NormKind;
 use crate::layers::size::{Size, SizeOptions};
 use crate::layout::Layout;
+use crate::published::{count_or, part, word};
 use crate::tensors::Tensors;
 use crate::video::transform::Normalisation;
 
@@ -188,18 +188,18 @@ impl Kind for Config {
 
     fn published(config: &Value) -> Option<Published> {
         let vision = part(config, &["clip"], "vision_config", &["clip_vision_model"])?;
-        let patch = count(vision, "patch_size", 32);
-        let pooled = count(vision, "projection_dim", 512);
+        let patch = count_or(vision, "patch_size", 32);
+        let pooled = count_or(vision, "projection_dim", 512);
         let options = json!({
             "size": {
                 "patch": patch,
-                "width": count(vision, "hidden_size", 768),
-                "depth": count(vision, "num_hidden_layers", 12),
-                "heads": count(vision, "num_attention_heads", 12),
-                "hidden": count(vision, "intermediate_size", 3072),
-                "pooled": count(config, "projection_dim", pooled),
+                "width": count_or(vision, "hidden_size", 768),
+                "depth": count_or(vision, "num_hidden_layers", 12),
+                "heads": count_or(vision, "num_attention_heads", 12),
+                "hidden": count_or(vision, "intermediate_size", 3072),
+                "pooled": count_or(config, "projection_dim", pooled),
             },
-            "table_side": count(vision, "image_size", 224) / patch.max(1),
+            "table_side": count_or(vision, "image_size", 224) / patch.max(1),
             "activation": word(vision, "hidden_act", "quick_gelu"),
         });
         Some(Published { options, dims: Dims::new() })

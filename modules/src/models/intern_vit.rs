@@ -27,12 +27,12 @@ use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
 use crate::layers::attention::Biases;
 use crate::layers::block::BlocksConfig;
-use crate::layers::hf_config::{count, part, word};
 use crate::layers::image_tower::{ImageTower, Input, Patches, PostNorm, Readout, TowerConfig};
 use crate::layers::learned_table::Stretch;
 use crate::layers::norm::NormKind;
 use crate::layers::size::{Size, SizeOptions};
 use crate::layout::Layout;
+use crate::published::{count_or, part, word};
 use crate::tensors::Tensors;
 use crate::video::transform::Normalisation;
 
@@ -203,16 +203,16 @@ impl Kind for Config {
 
     fn published(config: &Value) -> Option<Published> {
         let vision = part(config, &["internvl_chat"], "vision_config", &["intern_vit_6b"])?;
-        let patch = count(vision, "patch_size", 14);
+        let patch = count_or(vision, "patch_size", 14);
         let options = json!({
             "size": {
                 "patch": patch,
-                "width": count(vision, "hidden_size", 3200),
-                "depth": count(vision, "num_hidden_layers", 48),
-                "heads": count(vision, "num_attention_heads", 25),
-                "hidden": count(vision, "intermediate_size", 12_800),
+                "width": count_or(vision, "hidden_size", 3200),
+                "depth": count_or(vision, "num_hidden_layers", 48),
+                "heads": count_or(vision, "num_attention_heads", 25),
+                "hidden": count_or(vision, "intermediate_size", 12_800),
             },
-            "table_side": count(vision, "image_size", 224) / patch.max(1),
+            "table_side": count_or(vision, "image_size", 224) / patch.max(1),
             "norm": word(vision, "norm_type", "rms_norm"),
             "qk_norm": vision["qk_normalization"].as_bool().unwrap_or(true),
             "qkv_bias": vision["qkv_bias"].as_bool().unwrap_or(false),

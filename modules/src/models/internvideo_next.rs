@@ -25,7 +25,6 @@ use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::vjepa2::{count, hidden};
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
@@ -37,6 +36,7 @@ use crate::layers::positions::{self, Lattice};
 use crate::layers::size::{Size, SizeOptions, check_named, check_share, check_taps, side};
 use crate::layers::{stretch, tokens};
 use crate::layout::Layout;
+use crate::published::{count, hidden};
 use crate::tensors::Tensors;
 
 /// Published sizes, and one for laptops.
@@ -321,7 +321,7 @@ impl Kind for Config {
                 "width": width,
                 "depth": count(config, "depth")?,
                 "heads": count(config, "num_heads")?,
-                "hidden": hidden(width, config, "mlp_ratio"),
+                "hidden": hidden(config, "mlp_ratio", width).unwrap_or(4 * width),
                 "pool_heads": count(config, "attn_pool_num_heads")?,
                 "pooled": count(config, "clip_embed_dim")?,
             },

@@ -26,7 +26,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::internvideo_next::{check_table, table_lattice};
-use super::vjepa2::count;
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
 use crate::layers::block::Block;
@@ -38,6 +37,7 @@ use crate::layers::positions::{self, Lattice};
 use crate::layers::size::{check_named, check_share, side};
 use crate::layers::{stretch, tokens};
 use crate::layout::Layout;
+use crate::published::count;
 use crate::tensors::Tensors;
 
 /// The published layers, and some for laptops.

@@ -27,12 +27,12 @@ use serde_json::{Value, json};
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
 use crate::layers::block::BlocksConfig;
-use crate::layers::hf_config::{count, part};
 use crate::layers::image_tower::{ImageTower, Input, Patches, PostNorm, Readout, TowerConfig};
 use crate::layers::learned_table::Stretch;
 use crate::layers::mlp::Activation;
 use crate::layers::size::{Size, SizeOptions};
 use crate::layout::Layout;
+use crate::published::{count_or, part};
 use crate::tensors::Tensors;
 use crate::video::transform::Normalisation;
 
@@ -143,11 +143,11 @@ pub fn layout(name: &'static str, prefix: &str) -> Layout {
 /// Numbers of the vision part of a configuration.
 pub fn published_size(vision: &Value) -> Value {
     json!({
-        "patch": count(vision, "patch_size", 16),
-        "width": count(vision, "hidden_size", 768),
-        "depth": count(vision, "num_hidden_layers", 12),
-        "heads": count(vision, "num_attention_heads", 12),
-        "hidden": count(vision, "intermediate_size", 3072),
+        "patch": count_or(vision, "patch_size", 16),
+        "width": count_or(vision, "hidden_size", 768),
+        "depth": count_or(vision, "num_hidden_layers", 12),
+        "heads": count_or(vision, "num_attention_heads", 12),
+        "hidden": count_or(vision, "intermediate_size", 3072),
     })
 }
 
@@ -201,10 +201,10 @@ impl Kind for Config {
 
     fn published(config: &Value) -> Option<Published> {
         let vision = part(config, &["siglip"], "vision_config", &["siglip_vision_model"])?;
-        let patch = count(vision, "patch_size", 16);
+        let patch = count_or(vision, "patch_size", 16);
         let options = json!({
             "size": published_size(vision),
-            "table_side": count(vision, "image_size", 224) / patch.max(1),
+            "table_side": count_or(vision, "image_size", 224) / patch.max(1),
         });
         Some(Published { options, dims: Dims::new() })
     }

@@ -31,11 +31,11 @@ use serde_json::{Value, json};
 use super::siglip::{layout, parts, published_size};
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
-use crate::layers::hf_config::{count, part};
 use crate::layers::image_tower::{ImageTower, Input, Patches, TowerConfig};
 use crate::layers::learned_table::Stretch;
 use crate::layers::size::{Size, SizeOptions};
 use crate::layout::Layout;
+use crate::published::{count_or, part};
 use crate::tensors::Tensors;
 
 /// Published sizes, and one for laptops.
@@ -181,7 +181,7 @@ impl Kind for Config {
         let vision = part(config, &["siglip2"], "vision_config", &["siglip2_vision_model"])?;
         let options = json!({
             "size": published_size(vision),
-            "table_side": count(vision, "num_patches", 256).isqrt(),
+            "table_side": count_or(vision, "num_patches", 256).isqrt(),
         });
         Some(Published { options, dims: Dims::new() })
     }

@@ -227,7 +227,7 @@ impl Kind for Config {
             "width": width,
             "depth": of("num_hidden_layers", "depth")?,
             "heads": of("num_attention_heads", "num_heads")?,
-            "hidden": of("intermediate_size", "hidden").or_else(|| hidden(config, width))?,
+            "hidden": of("intermediate_size", "hidden").or_else(|| hidden(config, "mlp_ratio", width))?,
         }});
         if hf {
             options["norm_eps"] = config["layer_norm_eps"].clone();

@@ -309,7 +309,7 @@ impl Kind for Config {
                 "width": width,
                 "depth": of("depth")?,
                 "heads": of("num_heads")?,
-                "hidden": hidden(config, width)?,
+                "hidden": hidden(config, "mlp_ratio", width)?,
             },
             "layer_scale": config["init_values"].as_f64().unwrap_or(0.0),
             "cosine_attention": config["cos_attn"].as_bool().unwrap_or(false),

@@ -35,6 +35,7 @@ use crate::layers::size::{
 };
 use crate::layers::tokens;
 use crate::layout::Layout;
+use crate::published::{count, hidden};
 use crate::tensors::Tensors;
 
 /// Published sizes, and one for laptops.
@@ -126,16 +127,6 @@ pub(crate) fn official_blocks(layout: Layout) -> Layout {
         (".attn.k.bias", ".attn.qkv.bias[1/3]"),
         (".attn.v.bias", ".attn.qkv.bias[2/3]"),
     ])
-}
-
-/// A whole number of a published configuration.
-pub(crate) fn count(config: &Value, field: &str) -> Option<usize> {
-    config[field].as_u64().and_then(|number| usize::try_from(number).ok())
-}
-
-/// Hidden width of an MLP, as published configurations give it.
-pub(crate) fn hidden(width: usize, config: &Value, field: &str) -> usize {
-    (width as f64 * config[field].as_f64().unwrap_or(4.0)) as usize
 }
 
 impl Config {
@@ -252,7 +243,7 @@ impl Kind for Config {
             "width": width,
             "depth": depth?,
             "heads": heads?,
-            "hidden": hidden(width, config, "mlp_ratio"),
+            "hidden": hidden(config, "mlp_ratio", width).unwrap_or(4 * width),
         });
         Some(Published { options: json!({ "size": size }), dims: Dims::new() })
     }

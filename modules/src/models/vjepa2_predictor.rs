@@ -23,7 +23,7 @@ use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::vjepa2::{check_head, count, hf_blocks, hidden, official_blocks};
+use super::vjepa2::{check_head, hf_blocks, official_blocks};
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
@@ -33,6 +33,7 @@ use crate::layers::positions::Lattice;
 use crate::layers::rope::Rope;
 use crate::layers::size::{Size, SizeOptions, check_named, check_no_pool, check_share, side};
 use crate::layout::Layout;
+use crate::published::{count, hidden};
 use crate::tensors::Tensors;
 
 /// The published size, and one for laptops.
@@ -241,7 +242,7 @@ impl Kind for Config {
                 "width": width,
                 "depth": depth?,
                 "heads": heads?,
-                "hidden": hidden(width, of, if hf { "pred_mlp_ratio" } else { "mlp_ratio" }),
+                "hidden": hidden(of, if hf { "pred_mlp_ratio" } else { "mlp_ratio" }, width).unwrap_or(4 * width),
             },
             "mask_tokens": count(of, tokens)?,
             "mask_token": if hf { 1 } else { count(of, "mask_token_used").unwrap_or(0) },

@@ -20,10 +20,10 @@ use serde_json::{Value, json};
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
-use crate::layers::hf_config::{count, part, word};
 use crate::layers::mlp::Activation;
 use crate::layers::text_tower::{ReadToken, TextSize, TextSizeOptions, TextTower, TextTowerConfig};
 use crate::layout::Layout;
+use crate::published::{count_or, part, word};
 use crate::tensors::Tensors;
 
 /// Published sizes, and one for laptops.
@@ -136,21 +136,21 @@ impl Kind for Config {
 
     fn published(config: &Value) -> Option<Published> {
         let text = part(config, &["clip"], "text_config", &["clip_text_model"])?;
-        let pooled = count(text, "projection_dim", 512);
-        let vocab = count(text, "vocab_size", 49_408);
+        let pooled = count_or(text, "projection_dim", 512);
+        let vocab = count_or(text, "vocab_size", 49_408);
         // Old files say 2 and mean the largest number of a text.
-        let end = count(text, "eos_token_id", 2);
+        let end = text["eos_token_id"].as_u64().unwrap_or(2);
         let options = json!({
             "size": {
                 "vocab": vocab,
-                "context": count(text, "max_position_embeddings", 77),
-                "width": count(text, "hidden_size", 512),
-                "depth": count(text, "num_hidden_layers", 12),
-                "heads": count(text, "num_attention_heads", 8),
-                "hidden": count(text, "intermediate_size", 2048),
-                "pooled": count(config, "projection_dim", pooled),
+                "context": count_or(text, "max_position_embeddings", 77),
+                "width": count_or(text, "hidden_size", 512),
+                "depth": count_or(text, "num_hidden_layers", 12),
+                "heads": count_or(text, "num_attention_heads", 8),
+                "hidden": count_or(text, "intermediate_size", 2048),
+                "pooled": count_or(config, "projection_dim", pooled),
             },
-            "end": if end == 2 { vocab.saturating_sub(1) } else { end },
+            "end": if end == 2 { vocab as u64 - 1 } else { end },
             "activation": word(text, "hidden_act", "quick_gelu"),
         });
         Some(Published { options, dims: Dims::new() })

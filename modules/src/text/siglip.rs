@@ -23,10 +23,10 @@ use serde_json::{Value, json};
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
-use crate::layers::hf_config::{count, part};
 use crate::layers::mlp::Activation;
 use crate::layers::text_tower::{ReadToken, TextSize, TextSizeOptions, TextTower, TextTowerConfig};
 use crate::layout::Layout;
+use crate::published::{count_or, part};
 use crate::tensors::Tensors;
 
 /// Published sizes, and one for laptops.
@@ -127,16 +127,16 @@ impl Kind for Config {
         let models = ["siglip", "siglip2"];
         let alone = ["siglip_text_model", "siglip2_text_model"];
         let text = part(config, &models, "text_config", &alone)?;
-        let width = count(text, "hidden_size", 768);
+        let width = count_or(text, "hidden_size", 768);
         let options = json!({
             "size": {
-                "vocab": count(text, "vocab_size", 32_000),
-                "context": count(text, "max_position_embeddings", 64),
+                "vocab": count_or(text, "vocab_size", 32_000),
+                "context": count_or(text, "max_position_embeddings", 64),
                 "width": width,
-                "depth": count(text, "num_hidden_layers", 12),
-                "heads": count(text, "num_attention_heads", 12),
-                "hidden": count(text, "intermediate_size", 3072),
-                "pooled": count(text, "projection_size", width),
+                "depth": count_or(text, "num_hidden_layers", 12),
+                "heads": count_or(text, "num_attention_heads", 12),
+                "hidden": count_or(text, "intermediate_size", 3072),
+                "pooled": count_or(text, "projection_size", width),
             },
         });
         Some(Published { options, dims: Dims::new() })
