@@ -41,6 +41,31 @@ impl Key {
     pub fn rng(&self) -> Rng {
         Rng { inner: ChaCha8Rng::from_seed(self.hash.clone().finalize().into()) }
     }
+
+    /// The same stream as numbered words.
+    pub fn words(&self) -> Words {
+        Words { inner: self.rng().inner }
+    }
+}
+
+/// A stream of random words of 32 bits that can be entered at any of them, so that threads can share it.
+#[derive(Debug, Clone)]
+pub struct Words {
+    inner: ChaCha8Rng,
+}
+
+impl Words {
+    /// Goes to a word, counted from 0.
+    pub fn skip_to(&mut self, number: u64) {
+        self.inner.set_word_pos(u128::from(number));
+    }
+
+    /// The next words.
+    pub fn fill(&mut self, into: &mut [u32]) {
+        for word in into {
+            *word = self.inner.next_u32();
+        }
+    }
 }
 
 /// A stream of random numbers.
@@ -161,6 +186,20 @@ mod tests {
         }
         assert!(mean(&|pair| pair[0] * pair[1]).abs() < 0.04);
         assert_ne!(draws[20_000], 0.0, "an odd one is drawn too");
+    }
+
+    #[test]
+    fn a_stream_can_be_entered_at_any_word() {
+        let key = Key::new(3, "words");
+        let mut all = [0; 300];
+        key.words().fill(&mut all);
+        for start in [0, 1, 17, 64, 255] {
+            let mut some = [0; 40];
+            let mut words = key.words();
+            words.skip_to(start as u64);
+            words.fill(&mut some);
+            assert_eq!(some, all[start..start + 40]);
+        }
     }
 
     #[test]

@@ -130,7 +130,7 @@ fn network(case: &Case) -> anyhow::Result<Network> {
             kind: "text/causal_lm",
             options: json!({ "size": {
                 "width": 768, "depth": 12, "heads": 12, "kv_heads": 12, "hidden": 2048,
-                "vocabulary": 32_000,
+                "vocabulary": 32_000, "context": 2048,
             }}),
             inputs: ids(32_000),
             output: "logits",

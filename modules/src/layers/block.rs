@@ -3,7 +3,8 @@
 use burn::{module::Module, tensor::Tensor};
 
 use super::attention::{Attention, AttentionConfig, AttentionMask, Biases, Cache, Look};
-use super::drop_path::{self, drop_path, dropout};
+use super::drop_path::{self, drop_path};
+use super::dropout_ops::dropout;
 use super::mlp::{Activation, Mlp};
 use super::norm::{LayerScale, Norm, NormKind};
 use super::rope::Rope;

@@ -1,4 +1,4 @@
-//! Dropout, and drop path: whole branches left out per sample (Huang et al. 2016).
+//! Drop path: whole branches left out per sample (Huang et al. 2016).
 
 use burn::tensor::{Tensor, TensorData};
 
@@ -22,19 +22,6 @@ pub fn drop_path(x: Tensor<3>, rate: f64, key: Option<&Key>) -> Tensor<3> {
     let factors: Vec<f32> = (0..batch as u64).map(factor).collect();
     let data = TensorData::new(factors, [batch, 1, 1]);
     let factors = Tensor::<3>::from_data(data, &x.device().inner()).cast(x.dtype());
-    x * factors
-}
-
-/// Zeroes each element of `x` with probability `rate`; divides the others by
-/// `1 - rate`. Without a key nothing is dropped. The draws are made on the host.
-pub fn dropout<const R: usize>(x: Tensor<R>, rate: f64, key: Option<&Key>) -> Tensor<R> {
-    let Some(key) = key.filter(|_| rate > 0.0) else { return x };
-    let mut rng = key.with("dropout").rng();
-    let keep = (1.0 / (1.0 - rate)) as f32;
-    let count = x.shape().num_elements();
-    let factors: Vec<f32> = (0..count).map(|_| if rng.chance(rate) { 0.0 } else { keep }).collect();
-    let data = TensorData::new(factors, x.dims());
-    let factors = Tensor::<R>::from_data(data, &x.device().inner()).cast(x.dtype());
     x * factors
 }
 

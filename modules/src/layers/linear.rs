@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use burn::tensor::module::linear;
 use schemas::lora::Lora;
 
-use super::drop_path::dropout;
+use super::dropout_ops::dropout;
 use crate::init::Init;
 use crate::rng::Key;
 

@@ -13,6 +13,7 @@ pub mod bridge;
 pub mod causal;
 pub mod diffusion;
 pub mod drop_path;
+pub(crate) mod dropout_ops;
 pub mod fixed_table;
 #[cfg(feature = "flex")]
 pub(crate) mod flex;

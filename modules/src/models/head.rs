@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
-use crate::layers::drop_path::dropout;
+use crate::layers::dropout_ops::dropout;
 use crate::layers::linear::Linear;
 use crate::layers::norm::{FeatureNorm, Norm, standardise};
 use crate::layers::size::{check_classes, check_share, side};

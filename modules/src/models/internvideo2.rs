@@ -27,7 +27,7 @@ use serde_json::Value;
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
-use crate::layers::drop_path::dropout;
+use crate::layers::dropout_ops::dropout;
 use crate::layers::linear::Linear;
 use crate::layers::mlp::{Activation, Mlp};
 use crate::layers::norm::Norm;

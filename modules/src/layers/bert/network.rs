@@ -11,7 +11,7 @@ use super::heads::{WordHead, first_token};
 use crate::kind::Call;
 use crate::layers::attention::AttentionMask;
 use crate::layers::block::{self, Block, BlockCache, Context, Memory};
-use crate::layers::drop_path::dropout;
+use crate::layers::dropout_ops::dropout;
 use crate::layers::linear::Linear;
 use crate::layers::norm::Norm;
 use crate::layers::spans::Spans;

@@ -8,7 +8,7 @@ use super::heads::WordHead;
 use super::network::{TextCache, memory, seen};
 use crate::kind::Call;
 use crate::layers::block::{self, Block, BlockCache, Context};
-use crate::layers::drop_path::dropout;
+use crate::layers::dropout_ops::dropout;
 use crate::layers::norm::Norm;
 use crate::rng::Key;
 
