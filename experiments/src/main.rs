@@ -24,6 +24,6 @@ mod tests {
     #[test]
     fn the_option_is_the_one_that_is_meant() {
         // SAFETY: reads a number.
-        assert_eq!(unsafe { libmimalloc_sys::mi_option_get(super::PURGE_DELAY) }, 10);
+        assert_eq!(unsafe { libmimalloc_sys::mi_option_get(super::PURGE_DELAY) }, 1000);
     }
 }

@@ -165,6 +165,38 @@ pub fn map<M: Module>(module: M, change: &mut dyn FnMut(&Parameter, AnyTensor) -
     module.map(&mut Map { trail: Trail::default(), change })
 }
 
+struct Load<'a> {
+    trail: Trail,
+    find: &'a mut dyn FnMut(&Parameter) -> Option<AnyTensor>,
+}
+
+impl ModuleMapper for Load<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.trail.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.trail.leave();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (path, shape) = (self.trail.path(), param.lazy_shape().to_vec());
+        match (self.find)(&Parameter { path, shape, linear: self.trail.linear() }) {
+            Some(found) => {
+                let id = param.id;
+                param.transform_for_load(found.into_float::<D>(), id)
+            }
+            None => param,
+        }
+    }
+}
+
+/// Gives parameters the values that are found; their own are not drawn first. What trains and what
+/// does not stays.
+pub fn load<M: Module>(module: M, find: &mut dyn FnMut(&Parameter) -> Option<AnyTensor>) -> M {
+    module.map(&mut Load { trail: Trail::default(), find })
+}
+
 struct Activate<'a> {
     trail: Trail,
     trains: &'a dyn Fn(&str) -> bool,

@@ -13,6 +13,8 @@ use bytes::Bytes;
 use schemas::frame::{DType, DeviceTensor, Frame};
 use schemas::node::NodeError;
 
+use crate::norm_squared_ops::norm_squared;
+
 /// A tensor whose rank and class are known at run time.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "one variant for each class (float, int) and rank")]
@@ -181,14 +183,10 @@ impl AnyTensor {
         each!(self, t => t.to_device(device).into())
     }
 
-    /// Sum of squares, accumulated in f32 on the device, row by row: the backend's sum over a whole
-    /// large tensor adds its pieces in the order in which threads finish them.
+    /// Sum of squares; 0 for what is no float.
     pub fn squared_norm(&self) -> f64 {
         each_float!(self, t => {
-            let squares = t.clone().cast(FloatDType::F32).square();
-            let (first, all) = (t.dims()[0].max(1), t.shape().num_elements());
-            let rows = squares.reshape([first, all / first]).sum_dim(1);
-            f64::from(rows.sum().into_scalar::<f32>())
+            f64::from(norm_squared(t.clone().inner()).into_scalar::<f32>())
         }, _other => 0.0)
     }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{Device, TensorData};
+use burn::tensor::TensorData;
 use safetensors::Dtype;
 use schemas::node::{NodeError, Part};
 
@@ -165,28 +165,14 @@ fn load_slots<M: Module>(
         slots.iter().map(|(parameter, slot)| (parameter.path.as_str(), slot)).collect();
     let mut failure = None;
     // One tensor at a time, so that no second copy of the file is in memory.
-    let module = parameters::map(module, &mut |parameter, old| {
-        let Some(slot) = wanted.remove(parameter.path.as_str()).filter(|_| failure.is_none())
-        else {
-            return old;
-        };
-        match read(archive, slot, parameter) {
-            Ok(new) => new.to_device(&device_of(&old)),
-            Err(error) => {
-                failure = Some(error);
-                old
-            }
-        }
+    let module = parameters::load(module, &mut |parameter| {
+        let slot = wanted.remove(parameter.path.as_str()).filter(|_| failure.is_none())?;
+        read(archive, slot, parameter).map_err(|error| failure = Some(error)).ok()
     });
     match failure {
         Some(error) => Err(error),
         None => Ok(module),
     }
-}
-
-fn device_of(tensor: &AnyTensor) -> Device {
-    use crate::tensors::each_float;
-    each_float!(tensor, t => t.device(), _other => unreachable!("parameters are floats"))
 }
 
 /// The value of a parameter, widened to f32; the matrix of a linear layer is turned around.

@@ -88,38 +88,43 @@ fn towers_learn_which_text_belongs_to_which_clip() {
 }
 
 /// Stage 1 with another semantic teacher.
-fn swapped(kind: &str, more: &str) -> tests::command::Ran {
+fn swapped(kind: &str, more: &str, size: &str) -> tests::command::Ran {
     let folder = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_playhouse-test");
     let stage1 = root().join("experiments/internvideo2/stage1.yaml");
-    let overlay = format!("graph:\n  semantic:\n    kind: {kind}\n{more}");
+    let overlay = format!("graph:\n  semantic:\n    kind: {kind}\n{more}    size: {{ {size} }}\n");
     fs::write(folder.path().join("swap.yaml"), overlay).unwrap();
     let arguments = ["check", stage1.to_str().unwrap(), "--with", "swap.yaml"];
     playhouse(program, folder.path(), &arguments)
 }
 
 #[test]
-fn every_image_tower_can_be_the_semantic_teacher_of_stage_1() {
-    for (kind, more) in [
-        ("models/clip", "    layer_scale: null\n"),
-        ("models/siglip", "    layer_scale: null\n"),
-        ("models/siglip2", "    layer_scale: null\n"),
-        ("models/intern_vit", ""),
+fn every_tower_can_be_the_semantic_teacher_of_stage_1() {
+    let plain = "    layer_scale: null\n";
+    // A video encoder cuts tubelets of all frames, as the student does.
+    let video = "    layer_scale: null\n    in: { video: clips.video }\n";
+    for (kind, more, size) in [
+        ("models/clip", plain, ""),
+        ("models/siglip", plain, ""),
+        ("models/siglip2", plain, ""),
+        ("models/intern_vit", "", ""),
+        ("models/vjepa2", video, "pooled: null, "),
     ] {
-        let ran = swapped(kind, more);
+        let ran = swapped(kind, more, size);
         assert_eq!(ran.code, 0, "{kind}: {}", ran.shown());
-        let wide = format!("{more}    size: {{ patch: 14 }}\n");
-        let ran = swapped(kind, &wide);
+        let ran = swapped(kind, more, &format!("{size} patch: 14"));
         assert_ne!(ran.code, 0, "{kind}: {}", ran.shown());
         let shown = ran.shown();
         let named = shown.contains("not a multiple of 14") || shown.contains("token lattice");
         assert!(named, "{kind}: {shown}");
     }
+    let ran = swapped("models/vjepa2", plain, "pooled: null");
+    assert!(ran.shown().contains("`student` is [8, 4, 4]"), "{}", ran.shown());
 }
 
 #[test]
 fn pixels_in_other_colours_are_refused() {
-    let ran = swapped("models/clip", "    layer_scale: null\n    input: own\n");
+    let ran = swapped("models/clip", "    layer_scale: null\n    input: own\n", "");
     assert_ne!(ran.code, 0);
     assert!(ran.shown().contains("pixels"), "{}", ran.shown());
 }

@@ -3,3 +3,4 @@
 pub(crate) mod module;
 pub(crate) mod step;
 pub(crate) mod torch;
+pub(crate) mod weights;

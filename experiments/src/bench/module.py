@@ -79,6 +79,7 @@ for number in range(case["times"] + 1):
     elif what == "backward":
         model.zero_grad()
         run(model).square().mean().backward()
+        torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
     else:
         with torch.no_grad():
             make()

@@ -204,7 +204,8 @@ pub(crate) fn side() -> anyhow::Result<()> {
             let values: Vec<f32> = output.to_f32().iter().map(|v| factor * v).collect();
             let gradient = Frame::f32(output.shape().to_vec(), values);
             node.backward(At::default(), vec![(network.output.to_owned(), gradient)])?;
-            node.squared_norm()?; // waits until all of them are there
+            // What clipping needs, on both sides; it waits until all gradients are there.
+            node.squared_norm()?;
             node.rewind();
         } else {
             output.bytes();
@@ -250,7 +251,7 @@ fn write(case: &Case, spec: &NodeSpec) -> anyhow::Result<()> {
 }
 
 /// Most bytes that this process held.
-fn peak() -> u64 {
+pub(crate) fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
@@ -288,7 +289,8 @@ fn theirs(python: &Path, case: &Case) -> anyhow::Result<Answer> {
     ask(command, &case)
 }
 
-fn best(values: &[f64]) -> f64 {
+/// The smallest.
+pub(crate) fn best(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::INFINITY, f64::min)
 }
 

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use schemas::node::Precision;
 use serde_json::json;
 
-use crate::bench::{module, step};
+use crate::bench::{module, step, weights};
 use crate::out::say;
 use crate::read::{self, Overrides};
 
@@ -85,9 +85,28 @@ enum What {
         #[arg(long)]
         json: bool,
     },
-    /// One side of a case of `bench module`
+    /// Files of weights: read, loaded and imported, beside the safetensors package
+    Weights {
+        /// Size of the bf16 file, in GiB
+        #[arg(long, default_value_t = 1.0)]
+        gibibytes: f64,
+        /// Rounds; sides take turns
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// A Python with PyTorch and safetensors
+        #[arg(long)]
+        python: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// One side of a case of `bench module` or `bench weights`
     #[command(hide = true)]
-    Side,
+    Side {
+        /// Which of them
+        #[arg(default_value = "module")]
+        of: String,
+    },
     /// The second process of `bench transport`
     #[command(hide = true)]
     Peer {
@@ -139,7 +158,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 say!("{}", serde_json::to_string_pretty(&rows)?);
             }
         }
-        What::Side => module::side()?,
+        What::Weights { gibibytes, rounds, python, json } => {
+            let rows = weights::bench(*gibibytes, (*rounds).max(1), python.as_deref())?;
+            if *json {
+                say!("{}", serde_json::to_string_pretty(&rows)?);
+            } else {
+                rows.iter().for_each(print_weights);
+            }
+        }
+        What::Side { of } if of == "weights" => weights::side()?,
+        What::Side { .. } => module::side()?,
         What::Peer { arguments } => bench_peer(arguments)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -192,6 +220,16 @@ fn print_module(row: &module::Row) {
         ),
         _ => say!("{name:<24} {ms:>9.1} ms, {mib:>7.0} MiB"),
     }
+}
+
+fn print_weights(row: &weights::Row) {
+    let weights::Row { what, bytes, ours, memory, theirs } = row;
+    let rate = |seconds: f64| *bytes as f64 / seconds / 1e9;
+    let theirs = theirs.map_or(String::new(), |[seconds, memory]| {
+        let rate = rate(seconds);
+        format!("; safetensors {rate:.2} GB/s, {memory:.2} times")
+    });
+    say!("{what:<8} {:>6.2} GB/s, memory {memory:.2} times the file{theirs}", rate(*ours));
 }
 
 fn print_step(found: &step::StepBench, json: bool) -> anyhow::Result<()> {

@@ -274,6 +274,26 @@ impl Attention {
         attention_map(q, k, look.mask.unwrap_or(&AttentionMask::default()))
     }
 
+    /// How much each of the tokens `[B, N, D]` is looked at by all of them, `[B, N]`: the mean of the map
+    /// over heads and rows, so that it sums to 1. No gradient flows through it.
+    pub fn received(&self, x: Tensor<3>, rope: Option<&Rope>) -> Tensor<2> {
+        // The whole map of a long clip does not fit into memory.
+        const AT_ONCE: usize = 256;
+        let x = x.detach();
+        let [batch, tokens, _] = x.dims();
+        let look = Look { rope, ..Look::default() };
+        let (q, k) = self.queries_and_keys(x.clone(), x, &look);
+        let (q, k) = (q.detach(), k.detach());
+        let sum = |start: usize| {
+            let q = q.clone().slice_dim(2, start..tokens.min(start + AT_ONCE));
+            let map = attention_map(q, k.clone(), &AttentionMask::default());
+            map.cast(FloatDType::F32).mean_dim(1).sum_dim(2)
+        };
+        let none = Tensor::zeros([batch, 1, 1, tokens], &k.device());
+        let total = (0..tokens).step_by(AT_ONCE).map(sum).reduce(|a, b| a + b).unwrap_or(none);
+        total.div_scalar(tokens.max(1) as f64).reshape([batch, tokens])
+    }
+
     /// By head, `[B, heads, N, d]`, ready for the scale `1 / sqrt(d)`.
     fn queries_and_keys(
         &self,

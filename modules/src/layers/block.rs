@@ -256,29 +256,6 @@ impl Block {
         }
     }
 
-    /// The attention map `[B, heads, N, N]` of tokens `[B, N, D]` that enter the block.
-    pub fn map(&self, x: Tensor<3>, context: &Context) -> Tensor<4> {
-        let x = self.entering(x, self.norm1.as_ref());
-        self.attn.map_of(x.clone(), x, &look(context, &None))
-    }
-
-    /// The rows of [`Block::map`] of the first `count` tokens, when every token sees all.
-    pub fn map_of_first(&self, x: Tensor<3>, count: usize) -> Tensor<4> {
-        let x = self.entering(x, self.norm1.as_ref());
-        self.attn.map_of(x.clone().slice_dim(1, 0..count), x, &Look::default())
-    }
-
-    /// The cross-attention map `[B, heads, N, M]` of tokens `[B, N, D]` that enter the block.
-    pub fn cross_map(&self, x: Tensor<3>, context: &Context) -> Option<Tensor<4>> {
-        let (cross, memory) = (self.cross.as_ref()?, context.memory.as_ref()?);
-        let attend = |x| self.attn.forward(x, look(context, &None));
-        let x = self.branch(x, self.norm1.as_ref(), self.ls1.as_ref(), &None, attend);
-        let asking = if self.second.is_some() { context.first } else { x.dims()[1] };
-        let x = self.entering(x.slice_dim(1, 0..asking), Some(&cross.norm));
-        let look = Look { mask: Some(&memory.mask), ..Look::default() };
-        Some(cross.attn.map_of(x, memory.tokens.clone(), &look))
-    }
-
     fn to_memory(
         &self,
         x: Tensor<3>,
@@ -316,14 +293,14 @@ impl Block {
         }
     }
 
-    fn entering(&self, x: Tensor<3>, norm: Option<&Norm>) -> Tensor<3> {
+    pub(super) fn entering(&self, x: Tensor<3>, norm: Option<&Norm>) -> Tensor<3> {
         match norm {
             Some(norm) if self.norms == Norms::Before => norm.forward(x),
             _ => x,
         }
     }
 
-    fn branch(
+    pub(super) fn branch(
         &self,
         x: Tensor<3>,
         norm: Option<&Norm>,
@@ -346,7 +323,7 @@ impl Block {
     }
 }
 
-fn look<'a>(context: &'a Context, key: &'a Option<Key>) -> Look<'a> {
+pub(super) fn look<'a>(context: &'a Context, key: &'a Option<Key>) -> Look<'a> {
     let (rope, mask) = (context.rope.as_ref(), Some(&context.mask));
     Look { rope, mask, key: key.as_ref(), cache: None }
 }

@@ -9,6 +9,7 @@ pub mod attention_mask;
 mod attention_ops;
 pub mod bert;
 pub mod block;
+mod block_maps;
 pub mod bridge;
 pub mod causal;
 pub mod diffusion;

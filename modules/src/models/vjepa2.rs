@@ -1,14 +1,16 @@
 //! V-JEPA 2 encoder: a video transformer whose attention knows where tokens are by rotation.
 //!
-//! | port      | dims        | what                                                         |
-//! |-----------|-------------|--------------------------------------------------------------|
-//! | `video`   | `B 3 T H W` | RGB, ImageNet mean and deviation                             |
-//! | `visible` | `B V`       | optional: indices of visible patches, time-major, ascending  |
-//! | `layers`  | `K B S D`   | tapped residual stream, ascending, each through the last norm |
-//! | `tokens`  | `B S D`     | after the last block and its norm                            |
-//! | `pooled`  | `B D`       | mean over tokens                                             |
+//! | port        | dims        | what                                                          |
+//! |-------------|-------------|---------------------------------------------------------------|
+//! | `video`     | `B 3 T H W` | RGB, ImageNet mean and deviation                              |
+//! | `visible`   | `B V`       | optional: indices of visible patches, time-major, ascending   |
+//! | `layers`    | `K B S D`   | tapped residual stream, ascending, each through the last norm |
+//! | `tokens`    | `B S D`     | after the last block and its norm                             |
+//! | `pooled`    | `B D`       | mean over tokens                                              |
+//! | `attention` | `B T/t A`   | without `visible`: what each patch receives in the last block |
 //!
-//! S = V with `visible`, else T/t H/p W/p. There is no class token and no position table: queries and
+//! S = V with `visible`, else T/t A with A = H/p W/p. No token reads out the clip, so `attention` is the
+//! mean over heads and over all tokens that look; it sums to 1 over a clip. There is no class token and no position table: queries and
 //! keys turn with frame, row and column, a third of each head each, so that clips of any extent fit.
 //! `models/vjepa2_predictor` is the other half of the training, `models/attentive_pooler` a classifier.
 //! Source: Assran et al. 2025, "V-JEPA 2" (arXiv 2506.09985); recipes §6.
@@ -155,7 +157,7 @@ impl Kind for Config {
         let masked = wired.iter().any(|port| port == "visible");
         let seen = if masked { "V".to_owned() } else { size.tokens() };
         let (taps, width) = (self.taps(), size.width);
-        Ports::default()
+        let ports = Ports::default()
             .input("video", "B 3 T H W")
             .about("RGB, ImageNet mean and deviation")
             .stopped("visible", "B V")
@@ -170,7 +172,14 @@ impl Kind for Config {
             .lattice(size.lattice())
             .about("after the last block and its norm")
             .output("pooled", format!("B {width}"))
-            .about("mean over tokens")
+            .about("mean over tokens");
+        if masked {
+            return ports;
+        }
+        ports
+            .plain("attention", format!("B {} {}", size.times(), size.places()))
+            .lattice(size.lattice())
+            .about("attention that each patch receives in the last block")
     }
 
     fn check(&self, dims: &Dims) -> Vec<OptionProblem> {
@@ -206,17 +215,35 @@ impl Kind for Config {
         mut inputs: Tensors,
         call: &Call,
     ) -> Result<Tensors, NodeError> {
-        let (x, context) = module.embed(inputs.take("video")?, inputs.take_if("visible")?);
+        let visible = inputs.take_if("visible")?;
+        let masked = visible.is_some();
+        let (first, context) = module.embed(inputs.take("video")?, visible);
         let context = Context { rope: context.rope, ..Context::training(call) };
-        let taps = block::taps(self.size().depth, self.taps(), self.tap_interval);
-        let (mut layers, x) = block::run(&module.blocks, x, &taps, &context, call);
+        let depth = self.size().depth;
+        let taps = block::taps(depth, self.taps(), self.tap_interval);
+        // The last block's attention is told by what enters that block.
+        let mut kept = taps.clone();
+        kept.extend(depth.checked_sub(2).filter(|block| !masked && !taps.contains(block)));
+        let (found, x) = block::run(&module.blocks, first.clone(), &kept, &context, call);
+        kept.sort_unstable();
+        let at = |block: usize| {
+            kept.iter().position(|kept| *kept == block).map(|place| found[place].clone())
+        };
         let x = module.norm.forward(x);
-        layers.pop();
-        let mut layers: Vec<_> = layers.into_iter().map(|x| module.norm.forward(x)).collect();
-        layers.push(x.clone());
+        let layer = |tap: &usize| match at(*tap) {
+            Some(layer) if tap + 1 < depth => module.norm.forward(layer),
+            _ => x.clone(),
+        };
+        let layers: Tensor<4> = Tensor::stack(taps.iter().map(layer).collect::<Vec<_>>(), 0);
         let pooled: Tensor<2> = x.clone().mean_dim(1).squeeze_dim(1);
-        let layers: Tensor<4> = Tensor::stack(layers, 0);
-        Ok(Tensors::of("layers", layers).with("tokens", x).with("pooled", pooled))
+        let outputs = Tensors::of("layers", layers).with("tokens", x.clone());
+        let outputs = outputs.with("pooled", pooled);
+        let Some(last) = module.blocks.last().filter(|_| !masked) else { return Ok(outputs) };
+        let before = depth.checked_sub(2).and_then(at).unwrap_or(first);
+        let received = last.received(before, &context);
+        let [frames, rows, columns] = module.lattice;
+        let shape = [received.dims()[0], frames, rows * columns];
+        Ok(outputs.with("attention", received.reshape(shape)))
     }
 
     fn layouts(&self) -> Vec<Layout> {
