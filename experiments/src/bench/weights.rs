@@ -112,7 +112,8 @@ pub(crate) fn side() -> anyhow::Result<()> {
         }
         "load" => {
             let spec = NodeSpec::alone(KIND, case.options, Dims::new());
-            let spec = NodeSpec { weights: Some(case.file), ..spec };
+            let device = modules::device::available()[0].to_owned();
+            let spec = NodeSpec { weights: Some(case.file), device, ..spec };
             let node = (entry.build)(&spec)?;
             std::hint::black_box(&node);
         }
