@@ -64,6 +64,21 @@ pub(crate) fn is_a(config: &Value, architecture: &str) -> bool {
     names.into_iter().flatten().any(|name| name.as_str() == Some(architecture))
 }
 
+/// Whether a config is of a whole model of transformers, and not of a classifier made of a part of it.
+pub(crate) fn is_whole(config: &Value, model: &str, architecture: &str) -> bool {
+    let unsaid = config["architectures"].is_null();
+    says(config, "model_type", model) && (unsaid || is_a(config, architecture))
+}
+
+/// Channels of InternVideo2's whole second stage: of pooled clips, of texts, and of the space in
+/// which they are compared.
+pub(crate) fn stage2_widths(config: &Value) -> Option<[usize; 3]> {
+    config["fusion_layer"].as_u64()?;
+    config["temp"].as_f64()?;
+    let of = |field: &str| count(config, field);
+    Some([of("vision_width")?, of("hidden_size")?, of("embed_dim")?])
+}
+
 /// Dims by name.
 pub(crate) fn dims<const N: usize>(pairs: [(&str, usize); N]) -> Dims {
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
@@ -105,6 +120,34 @@ pub(crate) fn alignment_heads(config: &Value) -> Option<Vec<Published>> {
     Some(if second { vec![clip, pooled] } else { vec![clip, tokens("mae", "mlp", 0)?, pooled] })
 }
 
+/// The heads of InternVideo-Next's stages on the encoder.
+pub(crate) fn next_heads(config: &Value) -> Option<Vec<Published>> {
+    let of = |field: &str| count(config, field);
+    let pooled = |taught: usize, unit: bool| {
+        let options = json!({ "of": "pooled", "head": "mlp", "unit": unit });
+        Some(Published { options, dims: dims([("D", of("clip_embed_dim")?), ("E", taught)]) })
+    };
+    let width = of("embed_dim")?;
+    if says(config, "kind", "internvideo_next_stage2") {
+        return Some(vec![pooled(width, true)?]);
+    }
+    if !says(config, "kind", "internvideo_next_stage1") {
+        return None;
+    }
+    let [height, image_width] = sides(config, "img_size")?;
+    let (patch, tubelet) = (of("patch_size")?, of("tubelet_size")?);
+    let [t, h, w] = [of("num_frames")? / tubelet, height / patch, image_width / patch];
+    let (all, front) = (t * h * w, of("cls_token_num")?);
+    let taps = config["student_return_layers"].as_array()?.len();
+    let options = json!({ "head": "mlp", "class_rows": front });
+    let student = [("K", taps), ("S", front + all), ("D", width)];
+    let teacher = [("L", taps), ("M", all), ("E", of("clip_teacher_embed_dim")?)];
+    let mut sizes = dims([("t", t), ("h", h), ("w", w)]);
+    sizes.extend(dims(student).into_iter().chain(dims(teacher)));
+    let tokens = Published { options, dims: sizes };
+    Some(vec![tokens, pooled(of("clip_teacher_final_dim")?, false)?])
+}
+
 /// Sizes of InternVideo2 and its teacher, from the arguments of the official code.
 pub(crate) fn internvideo2_sizes(config: &Value) -> Option<Value> {
     let width = count(config, "embed_dim")?;
@@ -137,6 +180,14 @@ mod tests {
             assert_eq!(count_or(found, "depth", 7), 7);
         }
         assert!(part(&json!({ "model_type": "b" }), &["a"], "vision_config", &[]).is_none());
+    }
+
+    #[test]
+    fn a_classifier_is_no_whole_model() {
+        let of = |built: &str| json!({ "model_type": "clip", "architectures": [built] });
+        assert!(is_whole(&of("CLIPModel"), "clip", "CLIPModel"));
+        assert!(is_whole(&json!({ "model_type": "clip" }), "clip", "CLIPModel"));
+        assert!(!is_whole(&of("CLIPForImageClassification"), "clip", "CLIPModel"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! are reported.
 
 pub mod adapters;
+mod beside;
 pub mod convert;
 pub(crate) mod keys;
 
@@ -39,9 +40,10 @@ pub struct Coverage {
 /// Opens what `weights:` names: a file, a folder of a published checkpoint, a folder that
 /// `playhouse weights import` wrote, each followed by `#` and the text that keys begin with when the
 /// kind is there more than once.
-fn open(kind: &str, path: &Path) -> Result<Archive, NodeError> {
+fn open<K: Kind>(kind: &K, name: &str, path: &Path) -> Result<Archive, NodeError> {
     if path.exists() {
-        return Archive::open(&convert::file_of(kind, path));
+        let options = serde_json::to_value(kind).unwrap_or_default();
+        return Archive::open(&convert::file_of(name, &options, path));
     }
     let whole = path.to_string_lossy();
     match whole.rsplit_once('#') {
@@ -56,7 +58,7 @@ pub fn load_into<K: Kind>(
     module: K::Module,
     (name, file): (&str, &Path),
 ) -> Result<(K::Module, Coverage), NodeError> {
-    load(&open(name, file)?, module, &layouts(kind))
+    load(&open(kind, name, file)?, module, &layouts(kind))
 }
 
 /// Compares a file with the parameters of a module; reads neither.
@@ -66,7 +68,7 @@ pub fn check<K: Kind>(
     (name, file): (&str, &Path),
 ) -> Result<(), NodeError> {
     let parameters = parameters::list(module);
-    keys::find(&open(name, file)?, &parameters, &layouts(kind)).map(|_| ())
+    keys::find(&open(kind, name, file)?, &parameters, &layouts(kind)).map(|_| ())
 }
 
 /// The layouts of a kind, and its own paths.

@@ -14,6 +14,16 @@ pub struct Layout {
     /// Word for people, for example `hf`.
     pub name: &'static str,
     rules: Vec<(String, String)>,
+    beside: Vec<(String, Beside)>,
+}
+
+/// A tensor of a checkpoint that no parameter takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Beside {
+    /// It repeats the parameter of this path, and the network reads only that one.
+    Again(String),
+    /// Nothing reads it; words for people.
+    Idle(&'static str),
 }
 
 /// Where a parameter is stored.
@@ -34,7 +44,7 @@ pub struct Slot {
 impl Layout {
     /// A layout that gives the paths themselves.
     pub fn new(name: &'static str) -> Self {
-        Self { name, rules: Vec::new() }
+        Self { name, rules: Vec::new(), beside: Vec::new() }
     }
 
     /// And replaces a piece of a path, wherever it occurs; after `^` only at the beginning.
@@ -103,6 +113,27 @@ impl Layout {
             })
         };
         parts.fold(self, of).rule(&format!("{from}proj."), &format!("{to}out_proj."))
+    }
+
+    /// And has a tensor that repeats a parameter: its key as it is, and the path of the parameter.
+    pub fn again(mut self, key: &str, path: &str) -> Self {
+        self.beside.push((key.to_owned(), Beside::Again(path.to_owned())));
+        self
+    }
+
+    /// And has tensors that nothing reads: what their keys begin with, and what they are.
+    pub fn idle(mut self, keys: &str, what: &'static str) -> Self {
+        self.beside.push((keys.to_owned(), Beside::Idle(what)));
+        self
+    }
+
+    /// What is known of a key that no parameter takes.
+    pub fn beside(&self, key: &str) -> Option<&Beside> {
+        let about = |(known, what): &&(String, Beside)| match what {
+            Beside::Again(_) => key == known,
+            Beside::Idle(_) => key.starts_with(known.as_str()),
+        };
+        self.beside.iter().find(about).map(|(_, what)| what)
     }
 
     /// And puts text before all keys.
@@ -187,5 +218,13 @@ mod tests {
         assert_eq!(slot.key, "encoder.embed.w");
         assert_eq!(slot.file_shape(vec![4, 3, 1, 2, 2]), [4, 3, 2, 2]);
         assert_eq!(layout.slot("norm.weight"), Slot::whole("encoder.norm.weight"));
+    }
+
+    #[test]
+    fn tensors_that_no_parameter_takes_are_known_by_key_or_beginning() {
+        let layout = Layout::new("x").again("head.weight", "words").idle("old.", "a head of old");
+        assert_eq!(layout.beside("head.weight"), Some(&Beside::Again("words".to_owned())));
+        assert_eq!(layout.beside("old.3.bias"), Some(&Beside::Idle("a head of old")));
+        assert_eq!(layout.beside("head.weight.0"), None);
     }
 }

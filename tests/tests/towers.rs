@@ -87,6 +87,42 @@ fn towers_learn_which_text_belongs_to_which_clip() {
     }
 }
 
+#[test]
+fn projections_learn_a_space_in_which_both_sides_meet() {
+    let wave = |i: usize, of: usize| (0.7 * i as f32 + (i / of * i % 5) as f32).sin();
+    let given = |of: usize| Frame::f32([BATCH, of], (0..BATCH * of).map(|i| wave(i, of)));
+    let clips = (given(8), "left");
+    let texts = (given(12), "right");
+    let project = |width: usize, side: &str| {
+        let options = json!({ "width": 6, "side": side });
+        make("models/projection", options, &[("B", BATCH), ("D", width)], [&["features"], &[]])
+    };
+    let mut both = [(project(8, "vision"), clips), (project(12, "text"), texts)];
+    let sides = ["left", "right"];
+    let dims = [("B", BATCH), ("D", 6)];
+    let mut judge = make("losses/info_nce", json!({}), &dims, [&sides, &sides]);
+    let mut found = Vec::new();
+    for step in 0..60 {
+        let at = At { step, ..At::default() };
+        let mut inputs = Frames::new();
+        for (node, (given, side)) in &mut both {
+            let projected = node.forward(at, frames([("features", &*given)]));
+            let projected = projected.unwrap_or_else(fail).frames["projected"].clone();
+            inputs.insert((*side).to_owned(), projected);
+        }
+        let end = judge.forward(at, inputs).unwrap_or_else(fail).frames;
+        found.push(f64::from(end["loss"].to_f32()[0]));
+        let one = vec![("loss".to_owned(), Frame::f32([1], [1.0]))];
+        let back = judge.backward(at, one).unwrap_or_else(fail);
+        for (node, (_, side)) in &mut both {
+            let arrived = vec![("projected".to_owned(), back[*side].clone())];
+            node.backward(at, arrived).unwrap_or_else(fail);
+            node.update(&Update { step, lr: 1e-2, scale: 1.0 }).unwrap_or_else(fail);
+        }
+    }
+    assert!(found[59] < 0.5 * found[0], "{found:?}");
+}
+
 /// Stage 1 with another semantic teacher.
 fn swapped(kind: &str, more: &str, size: &str) -> tests::command::Ran {
     let folder = tempfile::tempdir().unwrap();

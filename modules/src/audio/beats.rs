@@ -346,7 +346,13 @@ impl Kind for Config {
     }
 
     fn layouts(&self) -> Vec<Layout> {
-        vec![Layout::new("official").rules(&[
+        // Every block has the table that all share.
+        let again = |layout: Layout, number: usize| {
+            let key = format!("encoder.layers.{number}.self_attn.relative_attention_bias.weight");
+            layout.again(&key, "relative")
+        };
+        let official = (1..self.size().depth.min(1 << 10)).fold(Layout::new("official"), again);
+        vec![official.rules(&[
             ("^patch_embedding", "patch_embedding.weight"),
             ("^patch_norm", "layer_norm"),
             ("^project", "post_extract_proj"),

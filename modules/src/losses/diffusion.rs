@@ -31,7 +31,7 @@ use crate::layers::diffusion::process::{Terms, Variance};
 use crate::layers::diffusion::schedule::Schedule;
 use crate::layers::size::side;
 use crate::layout::Layout;
-use crate::published::{count, dims};
+use crate::published::{count, dims, says};
 use crate::rng::Key;
 use crate::tensors::Tensors;
 
@@ -203,6 +203,19 @@ impl Kind for Config {
     }
 
     fn published(config: &Value) -> Option<Published> {
+        if says(config, "kind", "internvideo_next_stage1") {
+            let of = &config["diffusion"];
+            let options = json!({
+                "size": { "width": count(of, "width")?, "depth": count(of, "depth")? },
+                "schedule": of["schedule"],
+                "steps": count(of, "steps")?,
+                "variance": if of["learn_sigma"] == true { "learned" } else { "small" },
+                "repeats": count(of, "batch_mul")?,
+            });
+            let inside = count(&config["predictor"], "hidden_size")?;
+            let sizes = dims([("Z", inside), ("C", count(of, "target_channels")?)]);
+            return Some(Published { options, dims: sizes });
+        }
         // The demonstration of a chain keeps the sizes of its network in an entry of its own.
         let net = if config["loop"].is_object() { &config["loop"] } else { config };
         let (width, depth) = (count(net, "width")?, count(net, "depth")?);

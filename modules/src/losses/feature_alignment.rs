@@ -354,7 +354,8 @@ impl Kind for Config {
     }
 
     fn all_published(config: &Value) -> Vec<Published> {
-        published::alignment_heads(config).unwrap_or_default()
+        let heads = published::alignment_heads(config).or_else(|| published::next_heads(config));
+        heads.unwrap_or_default()
     }
 
     fn layouts(&self) -> Vec<Layout> {

@@ -24,11 +24,14 @@ use schemas::entry::{Entry, OptionProblem};
 use schemas::node::NodeError;
 use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind};
+use crate::kind::{self, Call, Kind, Published};
 use crate::layers::norm::unit;
 use crate::layers::size::side;
+use crate::layout::Layout;
+use crate::published;
 use crate::tensors::Tensors;
 
 /// The number that is learned.
@@ -203,6 +206,20 @@ impl Kind for Config {
         let temperature = module.factor().inner().recip();
         let outputs = Tensors::of("loss", loss).with("scores", seen);
         Ok(outputs.measure("accuracy", right.mean()).measure("temperature", temperature))
+    }
+
+    fn published(config: &Value) -> Option<Published> {
+        let form = if published::is_whole(config, "clip", "CLIPModel") {
+            Parametrisation::LogitScale
+        } else {
+            published::stage2_widths(config)?;
+            Parametrisation::Temp
+        };
+        Some(Published { options: json!({ "temperature": form }), dims: Dims::new() })
+    }
+
+    fn layouts(&self) -> Vec<Layout> {
+        vec![Layout::new("official")]
     }
 }
 

@@ -20,13 +20,15 @@ use schemas::entry::{Entry, OptionProblem};
 use schemas::node::NodeError;
 use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::cross_entropy::{CrossEntropy, accuracy, check_labels};
 use crate::init::Init;
-use crate::kind::{self, Call, Kind};
+use crate::kind::{self, Call, Kind, Published};
 use crate::layers::linear::Linear;
 use crate::layers::size::side;
 use crate::layout::Layout;
+use crate::published;
 use crate::tensors::Tensors;
 
 /// Options.
@@ -113,6 +115,11 @@ impl Kind for Config {
         let loss = CrossEntropy::new(0.0).forward(logits.clone(), label.clone());
         let outputs = Tensors::of("loss", loss).with("scores", logits.clone());
         Ok(outputs.measure("accuracy", accuracy(logits, label)))
+    }
+
+    fn published(config: &Value) -> Option<Published> {
+        let [_, text, _] = published::stage2_widths(config)?;
+        Some(Published { options: json!({}), dims: published::dims([("D", text)]) })
     }
 
     fn layouts(&self) -> Vec<Layout> {

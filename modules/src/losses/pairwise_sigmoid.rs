@@ -21,11 +21,14 @@ use schemas::entry::{Entry, OptionProblem};
 use schemas::node::NodeError;
 use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::cross_entropy::accuracy;
 use crate::init::Init;
-use crate::kind::{self, Call, Kind};
+use crate::kind::{self, Call, Kind, Published};
 use crate::layers::norm::unit;
+use crate::layout::Layout;
+use crate::published::is_whole;
 use crate::tensors::Tensors;
 
 /// Options.
@@ -154,6 +157,16 @@ impl Kind for Config {
         let own = Tensor::<1, Int>::arange(0..rows as i64, &scores.device());
         let accuracy = accuracy(scores.clone(), own);
         Ok(Tensors::of("loss", loss).with("scores", scores).measure("accuracy", accuracy))
+    }
+
+    fn published(config: &Value) -> Option<Published> {
+        let models = [("siglip", "SiglipModel"), ("siglip2", "Siglip2Model")];
+        let known = models.into_iter().any(|(model, whole)| is_whole(config, model, whole));
+        known.then(|| Published { options: json!({}), dims: Dims::new() })
+    }
+
+    fn layouts(&self) -> Vec<Layout> {
+        vec![Layout::new("hf")]
     }
 }
 

@@ -307,7 +307,12 @@ impl Kind for Config {
     }
 
     fn layouts(&self) -> Vec<Layout> {
-        vec![Layout::new("official").fused().own_biases("cross_attn")]
+        let official = Layout::new("official").fused().own_biases("cross_attn");
+        vec![
+            official
+                .idle("selfdist_normproj_decoder.", "a head of stage 2 without loss or output")
+                .idle("clip_pos_embed", "the table of stage 1's heads, which are not here"),
+        ]
     }
 
     fn published(config: &Value) -> Option<Published> {

@@ -37,7 +37,7 @@ use crate::layers::positions::{self, Lattice};
 use crate::layers::size::{check_named, check_share, side};
 use crate::layers::{stretch, tokens};
 use crate::layout::Layout;
-use crate::published::count;
+use crate::published::{count, says};
 use crate::tensors::Tensors;
 
 /// The published layers, and some for laptops.
@@ -304,6 +304,7 @@ impl Kind for Config {
             "near": count(of, "local_window_each_side")?,
             "theta": [of["global_rope_theta"].as_f64()?, of["local_rope_theta"].as_f64()?],
             "table_frames": frames / count(config, "tubelet_size")?,
+            "head": says(config, "kind", "internvideo_next_stage2"),
         });
         let tokens = count(config, "img_size")? / count(config, "patch_size")?;
         let times = frames / count(config, "tubelet_size")?;

@@ -32,7 +32,7 @@ use crate::layers::learned_table::Stretch;
 use crate::layers::mlp::Activation;
 use crate::layers::size::{Size, SizeOptions};
 use crate::layout::Layout;
-use crate::published::{count_or, part};
+use crate::published::{count_or, part, says};
 use crate::tensors::Tensors;
 use crate::video::transform::Normalisation;
 
@@ -200,11 +200,18 @@ impl Kind for Config {
     }
 
     fn published(config: &Value) -> Option<Published> {
-        let vision = part(config, &["siglip"], "vision_config", &["siglip_vision_model"])?;
+        // InternVideo-Next's teacher: the tower alone, with other words.
+        let teacher = says(config, "kind", "siglip_teacher_semantic_mask");
+        let (vision, image) = if teacher {
+            (config, "pos_embed_image_size")
+        } else {
+            let alone = ["siglip_vision_model"];
+            (part(config, &["siglip"], "vision_config", &alone)?, "image_size")
+        };
         let patch = count_or(vision, "patch_size", 16);
         let options = json!({
             "size": published_size(vision),
-            "table_side": count_or(vision, "image_size", 224) / patch.max(1),
+            "table_side": count_or(vision, image, 224) / patch.max(1),
         });
         Some(Published { options, dims: Dims::new() })
     }

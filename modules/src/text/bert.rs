@@ -177,7 +177,7 @@ impl Config {
         for (name, on) in [("mlm", self.mlm), ("nsp", self.nsp), ("pooler", self.pooler)] {
             if on && self.mode == Mode::Text {
                 let message = format!("`{name}` stands after the last block, not in `mode: text`");
-                refuse(name, message, "give it to the node with `mode: fusion`");
+                refuse(name, message, "give it to `mode: fusion`; here write false");
             }
         }
         if self.nsp && !self.pooler {

@@ -260,6 +260,8 @@ impl Kind for Config {
                 .rule("^norm.", &format!("{before}norm."))
         };
         let inside = |layout: Layout| {
+            let tied = self.size().tied;
+            let layout = if tied { layout.again("lm_head.weight", "embed") } else { layout };
             layout.rules(&[
                 ("^head.", "lm_head."),
                 (".norm1.", ".input_layernorm."),

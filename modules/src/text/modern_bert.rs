@@ -216,6 +216,7 @@ impl Kind for Config {
                 ("^mlm.bias", "decoder.bias"),
                 ("^mlm.", "head."),
             ]);
+            let layout = layout.again("decoder.weight", "words.table");
             stack.layout(layout, &format!("{body}layers."), stack.first)
         };
         vec![named("hf", "model."), named("hf_body", "")]

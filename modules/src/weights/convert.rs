@@ -14,7 +14,7 @@ use schemas::node::{NodeError, NodeSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::keys;
+use super::{beside, keys};
 use crate::archive::{self, Archive, Declared, Dtype, Plan};
 use crate::layout::{Layout, Slot};
 use crate::parameters::Parameter;
@@ -70,10 +70,21 @@ fn name_of(kind: &str, number: usize) -> String {
     if number == 1 { format!("{kind}.safetensors") } else { format!("{kind}.{number}.safetensors") }
 }
 
-/// The file of a kind in an imported checkpoint; the path itself when it is none.
-pub(crate) fn file_of(kind: &str, path: &Path) -> PathBuf {
-    let file = path.join(name_of(kind, 1));
-    if path.join(WORDS).is_file() && file.is_file() { file } else { path.to_owned() }
+/// The file of a kind in an imported checkpoint; the path itself when it is none. Where the kind is
+/// there more than once, the part whose options are most like these ones.
+pub(crate) fn file_of(kind: &str, options: &Value, path: &Path) -> PathBuf {
+    let read = || -> Option<PathBuf> {
+        let text = std::fs::read_to_string(path.join(WORDS)).ok()?;
+        let imported: Imported = serde_json::from_str(&text).ok()?;
+        let alike = |part: &&ImportedPart| {
+            let own = part.options.as_object().into_iter().flatten();
+            own.filter(|(name, value)| options.get(name) == Some(value)).count()
+        };
+        // Of equals the first one, as it is listed.
+        let parts = imported.parts.iter().rev().filter(|part| part.kind == kind);
+        Some(path.join(&parts.max_by_key(alike)?.file))
+    };
+    read().filter(|file| file.is_file()).unwrap_or_else(|| path.to_owned())
 }
 
 fn fault(path: &Path, reason: String) -> NodeError {
@@ -111,9 +122,10 @@ pub fn recognise(registry: Registry, folder: &Path) -> Result<Vec<Wanted>, NodeE
 }
 
 /// A kind whose parameters were found in an archive.
-struct Taken {
-    part: ImportedPart,
-    slots: Vec<(Parameter, Slot)>,
+pub(super) struct Taken {
+    pub(super) part: ImportedPart,
+    pub(super) slots: Vec<(Parameter, Slot)>,
+    pub(super) layout: Layout,
 }
 
 /// Finds kinds in an archive.
@@ -126,12 +138,15 @@ fn take(registry: Registry, archive: &Archive, wanted: &Wanted) -> Result<Taken,
         let reason = format!("does not fit `{kind}`: {}; {}", problem.message, problem.hint);
         return Err(archive.fail(reason));
     }
-    let found = keys::find(archive, &(entry.parameters)(&spec), &(entry.layouts)(&spec))?;
+    let layouts = (entry.layouts)(&spec);
+    let found = keys::find(archive, &(entry.parameters)(&spec), &layouts)?;
+    let named = layouts.into_iter().find(|layout| layout.name == found.layout);
     let keys: BTreeSet<&String> = found.slots.iter().map(|(_, slot)| &slot.key).collect();
     let (tensors, layout, prefix) = (keys.len(), found.layout, found.prefix);
     let file = name_of(&kind, 1);
     let part = ImportedPart { kind, file, options, dims, layout, prefix, tensors };
-    Ok(Taken { part, slots: found.slots })
+    let layout = named.unwrap_or_else(|| Layout::new("playhouse"));
+    Ok(Taken { part, slots: found.slots, layout })
 }
 
 /// What a kind would take from an archive.
@@ -151,7 +166,7 @@ fn entry_of(registry: Registry, kind: &str) -> Result<&'static Entry, NodeError>
 
 /// Writes the parameters of a kind under their paths.
 fn write_part(archive: &Archive, taken: &Taken, file: &Path) -> Result<(), NodeError> {
-    let Taken { part, slots } = taken;
+    let Taken { part, slots, .. } = taken;
     let words = BTreeMap::from([
         ("kind".to_owned(), part.kind.clone()),
         ("options".to_owned(), part.options.to_string()),
@@ -220,13 +235,12 @@ pub fn import(
         (key.to_owned(), (info.dtype.name().to_owned(), info.shape.to_vec()))
     };
     let source = source.file_name().unwrap_or(source.as_os_str()).to_string_lossy().into_owned();
+    let left = |key: &str| Ok((key.to_owned(), beside::reason(archive, key, &taken)?));
+    let rest: Result<BTreeMap<_, _>, NodeError> = rest.into_iter().map(left).collect();
     let imported = Imported {
         source,
         tensors: archive.keys().map(tensor).collect(),
-        rest: rest
-            .into_iter()
-            .map(|key| (key.to_owned(), reason(key, &taken).to_owned()))
-            .collect(),
+        rest: rest?,
         parts: taken.into_iter().map(|taken| taken.part).collect(),
     };
     let text = serde_json::to_string_pretty(&imported).expect("plain data");
@@ -236,19 +250,6 @@ pub fn import(
         .and_then(|()| std::fs::rename(&aside, &file))
         .map_err(|error| fault(&file, format!("cannot be written: {error}")))?;
     Ok(imported)
-}
-
-/// Why no kind takes a tensor.
-fn reason(key: &str, taken: &[Taken]) -> &'static str {
-    const COMPUTED: [&str; 4] =
-        ["position_ids", "inv_freq", "num_batches_tracked", "token_type_ids"];
-    if COMPUTED.iter().any(|buffer| key.ends_with(buffer)) {
-        "a buffer that is computed"
-    } else if taken.is_empty() {
-        "no kind knows this checkpoint"
-    } else {
-        "no parameter of these kinds has this name"
-    }
 }
 
 fn write<'a>(

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::module::Module as _;
-use burn::tensor::{Int, Tensor, TensorData, activation};
-use modules::kind::Kind;
+use burn::tensor::{Gradients, Int, Tensor};
+use modules::kind::{Kind, Published};
 use modules::layers::bert::network::{memory, seen};
 use modules::layers::block::Context;
-use modules::layers::norm::unit;
 use modules::layers::rows::Rows;
-use modules::losses::{masked_token, matching};
+use modules::losses::{info_nce, masked_token, matching};
+use modules::models::projection;
 use modules::select::{self, concatenate, gather, hard_negatives};
 use modules::tensors::{Ranked, Tensors};
 use modules::text::bert;
@@ -19,8 +19,10 @@ use serde_json::{Value, json};
 
 use super::bert::{check_blocks, ints};
 use super::fixture::{Array, Arrays, Fixture};
-use super::network::{Network, autodiff, check_coverage, check_gradients, dims, plain, port};
+use super::network::{Network, autodiff, check_coverage, check_gradients, plain, port};
 use super::report::Report;
+
+const WEIGHTS: &str = "model.safetensors";
 
 type Text = Network<bert::Config>;
 
@@ -31,7 +33,7 @@ fn part(fixture: &Fixture, more: &Value) -> Text {
     for (name, value) in more.as_object().expect("options") {
         options[name] = value.clone();
     }
-    Network::load(fixture, "model.safetensors", options, &Dims::new())
+    Network::load(fixture, WEIGHTS, options, &Dims::new())
 }
 
 /// Rows of these numbers, as the node gives them.
@@ -58,82 +60,44 @@ fn some<T: Ranked + Clone>(of: Rows, from: &T, [first, end, parts]: [usize; 3]) 
     take(&mut plain(&kind, Tensors::of("rows", from.clone())), "part")
 }
 
-// joined by losses/info_nce
-/// The contrastive part: projections, temperature and loss.
+/// What compares clips with texts.
 struct Contrast {
-    leaves: Vec<(&'static str, Tensor<2>)>,
-    temperature: Tensor<1>,
+    vision: Network<projection::Config>,
+    text: Network<projection::Config>,
+    loss: Network<info_nce::Config>,
 }
 
 impl Contrast {
     fn load(fixture: &Fixture) -> Self {
-        let held = fixture.arrays("model.safetensors");
-        let leaf = |name: &'static str| {
-            let array = &held[name];
-            let rows = if array.shape.len() == 2 { array.shape[0] } else { 1 };
-            let shape = vec![rows, array.values.len() / rows];
-            let array = Array { shape, values: array.values.clone() };
-            (name, array.float::<2>(&autodiff()).require_grad())
-        };
-        let names =
-            ["vision_proj.weight", "vision_proj.bias", "text_proj.weight", "text_proj.bias"];
-        let temperature = Array { shape: vec![1], values: held["temp"].values.clone() };
-        Self {
-            leaves: names.map(leaf).into(),
-            temperature: temperature.float::<1>(&autodiff()).require_grad(),
-        }
+        let load = |found: Published| Network::load(fixture, WEIGHTS, found.options, &found.dims);
+        let both = projection::Config::all_published(&fixture.config).into_iter().map(load);
+        let [vision, text] = both.collect::<Vec<_>>().try_into().expect("two projections");
+        Self { vision, text, loss: Network::published(fixture, WEIGHTS, &Dims::new()) }
     }
 
-    /// Keys that no other network takes.
+    /// Scores and loss of clips and texts; clips of equal ids match the same texts.
+    fn compare(&self, [left, right]: [&Tensor<2>; 2], ids: Option<&Tensor<1, Int>>) -> Tensors {
+        let given = Tensors::of("left", left.clone()).with("right", right.clone());
+        self.loss.forward(match ids {
+            Some(ids) => given.with("ids", ids.clone()),
+            None => given,
+        })
+    }
+
     fn taken(&self) -> BTreeSet<String> {
-        let own = self.leaves.iter().map(|(name, _)| (*name).to_owned());
-        // The second matrix of the head of words is the first one again.
-        let again = ["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"];
-        let again = again.into_iter().chain(["bert.embeddings.position_ids"]);
-        let again = again.map(|name| format!("text_encoder.{name}"));
-        own.chain(again).chain(["temp".to_owned()]).collect()
+        let parts = [&self.vision.taken, &self.text.taken, &self.loss.taken];
+        parts.into_iter().flatten().cloned().collect()
     }
 
-    fn project<const R: usize>(&self, name: &str, x: Tensor<R>) -> Tensor<R> {
-        let leaf = |end: &str| {
-            let key = format!("{name}.{end}");
-            let found = self.leaves.iter().find(|(held, _)| *held == key);
-            found.expect("the leaf is held").1.clone()
-        };
-        let bias = leaf("bias").reshape([-1]);
-        burn::tensor::module::linear(x, leaf("weight").transpose(), Some(bias))
+    fn gradients(&self, all: &mut Gradients) -> Arrays {
+        let parts = [self.vision.gradients(all), self.text.gradients(all)];
+        parts.into_iter().flatten().chain(self.loss.gradients(all)).collect()
     }
+}
 
-    fn similarity(&self, vision: Tensor<2>, text: Tensor<2>) -> Tensor<2> {
-        let scores = unit(vision).matmul(unit(text).transpose());
-        scores / self.temperature.clone().unsqueeze::<2>()
-    }
-
-    /// Mean of both directions; rows whose ids are equal match.
-    fn loss(similarity: Tensor<2>, ids: &[f64]) -> Tensor<1> {
-        let count = ids.len();
-        let share = |i: usize| {
-            let row = ids.iter().filter(|id| **id == ids[i / count]).count() as f32;
-            if ids[i / count] == ids[i % count] { 1.0 / row } else { 0.0 }
-        };
-        let values: Vec<f32> = (0..count * count).map(share).collect();
-        let data = TensorData::new(values, [count, count]);
-        let target = Tensor::<2>::from_data(data, &similarity.device());
-        let one = |scores: Tensor<2>| {
-            (activation::log_softmax(scores, 1) * target.clone()).sum().div_scalar(count as f64)
-        };
-        (one(similarity.clone()) + one(similarity.transpose())).div_scalar(-2.0)
-    }
-
-    fn gradients(&self, all: &burn::tensor::Gradients) -> Arrays {
-        let one = |(name, leaf): &(&'static str, Tensor<2>)| {
-            ((*name).to_owned(), Array::of(leaf.grad(all).expect("a gradient")))
-        };
-        let mut found: Arrays = self.leaves.iter().map(one).collect();
-        let temperature = self.temperature.grad(all).expect("a gradient");
-        found.insert("temp".to_owned(), Array::of(temperature));
-        found
-    }
+/// A vector for each sample, in the space of the contrast.
+fn project(network: &Network<projection::Config>, x: &Tensor<2>) -> Tensor<2> {
+    port(&mut network.forward(Tensors::of("features", x.clone())), "projected")
 }
 
 /// What the contrast needs of the inputs, and whether it is met.
@@ -144,36 +108,39 @@ fn check_contrast(
     vision: &Tensor<2>,
     text: &Tensor<2>,
 ) -> Tensor<1> {
-    let ids = &inputs["idx"].values;
-    let v = contrast.project("vision_proj", vision.clone());
-    let t = contrast.project("text_proj", text.clone());
+    let ids = ints::<1>(inputs, "idx");
+    let (v, t) = (project(&contrast.vision, vision), project(&contrast.text, text));
     report.meet("vision_proj", &Array::of(v.clone()));
     report.meet("text_proj", &Array::of(t.clone()));
-    let similarity = contrast.similarity(v, t.clone());
+    let mut given = contrast.compare([&v, &t], Some(&ids));
+    let similarity: Tensor<2> = port(&mut given, "scores");
     report.meet("sim_v2t", &Array::of(similarity.clone()));
     report.meet("sim_t2v", &Array::of(similarity.clone().transpose()));
-    let loss = Contrast::loss(similarity.clone(), ids);
+    let loss: Tensor<1> = port(&mut given, "loss");
     report.meet("loss_vtc", &Array::of(loss.clone()));
-    let alone: Vec<f64> = (0..ids.len()).map(|i| i as f64).collect();
-    report.meet("no_idx.loss_vtc", &Array::of(Contrast::loss(similarity.clone(), &alone)));
+    let alone: Tensor<1> = port(&mut contrast.compare([&v, &t], None), "loss");
+    report.meet("no_idx.loss_vtc", &Array::of(alone));
 
     let clips = inputs["pooled_vision_embeds_3d"].float::<3>(&autodiff());
-    let clips = contrast.project("vision_proj", clips);
-    let [_, times, _] = clips.dims();
+    let mut given = contrast.vision.forward(Tensors::of("tokens", clips));
+    let clips: Tensor<3> = port(&mut given, "projected_tokens");
     let each = |time: usize| {
         let one: Tensor<2> = clips.clone().slice_dim(1, time..time + 1).squeeze_dim(1);
-        contrast.similarity(one, t.clone())
+        port::<2>(&mut contrast.compare([&one, &t], None), "scores")
     };
-    let all: Tensor<3> = Tensor::stack((0..times).map(each).collect::<Vec<_>>(), 0);
-    let mean: Tensor<2> = all.clone().mean_dim(0).squeeze_dim(0);
-    let most: Tensor<2> = all.max_dim(0).squeeze_dim(0);
-    report.meet("vtc3d.loss_vtc", &Array::of(Contrast::loss(mean, ids)));
-    report.meet("vtc3d.max.loss_vtc", &Array::of(Contrast::loss(most, ids)));
+    // Several vectors for each clip: their scores are combined before the loss.
+    let all: Tensor<3> = Tensor::stack((0..clips.dims()[1]).map(each).collect::<Vec<_>>(), 0);
+    let combined = |scores: Tensor<2>| {
+        let positives = info_nce::positives(Some(ids.clone()), &scores);
+        Array::of(info_nce::symmetric(scores, positives))
+    };
+    report.meet("vtc3d.loss_vtc", &combined(all.clone().mean_dim(0).squeeze_dim(0)));
+    report.meet("vtc3d.max.loss_vtc", &combined(all.max_dim(0).squeeze_dim(0)));
 
     // Weights of the negatives, as the node computes them.
+    let scores = Array::of(similarity).values;
+    let ids: Vec<i64> = inputs["idx"].values.iter().map(|id| *id as i64).collect();
     let side = ids.len();
-    let scores = Array::of(similarity.inner()).values;
-    let ids: Vec<i64> = ids.iter().map(|id| *id as i64).collect();
     let columns = hard_negatives::transposed(&scores, side);
     for (name, scores) in [("weights_v2t", scores), ("weights_t2v", columns)] {
         let values = hard_negatives::weights(&scores, &ids);
@@ -247,18 +214,25 @@ fn fused(inputs: &Arrays, tokens: &Tensor<3>, vision: &Tensor<3>) -> Fused {
     }
 }
 
+/// Keys that no network takes: the head of words repeats the word embeddings and its own bias, and
+/// the numbers of positions count up.
+fn repeated() -> BTreeSet<String> {
+    let names = ["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"];
+    let names = names.into_iter().chain(["bert.embeddings.position_ids"]);
+    names.map(|name| format!("text_encoder.{name}")).collect()
+}
+
 /// Checks the fixture.
 pub fn check(folder: &Path) -> Report {
     let fixture = Fixture::open(folder);
     let inputs = fixture.arrays("inputs.safetensors");
     let mut report = Report::new(&fixture, fixture.arrays("expected.safetensors"));
-    let text = part(&fixture, &json!({ "mode": "text" }));
-    let fusion = part(&fixture, &json!({ "mode": "fusion", "mlm": true }));
-    let pairs = dims([("D", fixture.count("hidden_size"))]);
-    let head = Network::<matching::Config>::load(&fixture, "model.safetensors", json!({}), &pairs);
+    let text = part(&fixture, &json!({ "mode": "text", "mlm": false }));
+    let fusion = part(&fixture, &json!({ "mode": "fusion" }));
+    let head = Network::<matching::Config>::published(&fixture, WEIGHTS, &Dims::new());
     let contrast = Contrast::load(&fixture);
-    let taken = [&text.taken, &fusion.taken, &head.taken, &contrast.taken()];
-    check_coverage(&mut report, &fixture, "model.safetensors", &taken);
+    let taken = [&text.taken, &fusion.taken, &head.taken, &contrast.taken(), &repeated()];
+    check_coverage(&mut report, &fixture, WEIGHTS, &taken);
 
     let mask = ints::<2>(&inputs, "attention_mask");
     let (clean, hidden) = (ints::<2>(&inputs, "input_ids"), ints::<2>(&inputs, "mlm_input_ids"));
@@ -298,7 +272,7 @@ pub fn check(folder: &Path) -> Report {
     report.meet("grad_input.vision_embeds", &Array::of(vision.grad(&all).expect("a gradient")));
     report
         .meet("grad_input.pooled_vision_embeds", &Array::of(clips.grad(&all).expect("a gradient")));
-    let mut gradients = contrast.gradients(&all);
+    let mut gradients = contrast.gradients(&mut all);
     for part in [text.gradients(&mut all), fusion.gradients(&mut all), head.gradients(&mut all)] {
         gradients.extend(part);
     }

@@ -40,13 +40,19 @@ fn bert_tables(layout: Layout) -> Layout {
     ])
 }
 
-/// Names the head of words as BERT does.
+/// Names the head of words as BERT does, which may repeat matrix and bias.
 fn bert_words(layout: Layout) -> Layout {
-    layout.rules(&[
+    tied(layout, "").rules(&[
         ("^mlm.dense.", "cls.predictions.transform.dense."),
         ("^mlm.norm.", "cls.predictions.transform.LayerNorm."),
         ("^mlm.bias", "cls.predictions.bias"),
     ])
+}
+
+/// What a head of words after the given text may repeat.
+fn tied(layout: Layout, before: &str) -> Layout {
+    let key = |end: &str| format!("{before}cls.predictions.decoder.{end}");
+    layout.again(&key("weight"), "embeddings.words").again(&key("bias"), "mlm.bias")
 }
 
 /// BERT, of which blocks from `first` on are held: with heads beside it, as in oldest files, and
@@ -80,7 +86,7 @@ pub(crate) fn of_qformer(depth: usize, text: bool) -> Vec<Layout> {
         bert_words(bert_tables(bert_blocks(layout, depth, 0, attention)))
     };
     let whole = |name: &'static str, all: &str| {
-        named(name, "self").rules(&[
+        tied(named(name, "self"), &format!("{all}.")).rules(&[
             ("^norm.", &format!("{all}.bert.embeddings.LayerNorm.")),
             ("^embeddings.", &format!("{all}.bert.embeddings.")),
             ("^encoder.", &format!("{all}.bert.encoder.")),

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::kind::Published;
 use crate::layers::mlp::Activation;
+use crate::published::stage2_widths;
 use schemas::dims::Dims;
 
 /// Sizes by their names in `config.json`.
@@ -73,7 +74,9 @@ pub(crate) fn of_bert(config: &Value) -> Option<Published> {
         set(&mut all, "encoder_width", width?);
     }
     let heads = ["LMHead", "MaskedLM", "PreTraining"];
-    set(&mut all, "mlm", heads.iter().any(|head| built.contains(head)));
+    // The second stage of InternVideo2 always hides words.
+    let hides = stage2_widths(config).is_some();
+    set(&mut all, "mlm", hides || heads.iter().any(|head| built.contains(head)));
     set(&mut all, "nsp", built == "BertForPreTraining");
     let pooled = ["BertForPreTraining", "BertModel", "BlipTextModel"];
     set(&mut all, "pooler", fused.is_none() && pooled.contains(&built));
