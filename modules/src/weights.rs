@@ -184,6 +184,7 @@ fn read(archive: &Archive, slot: &Slot, parameter: &Parameter) -> Result<AnyTens
     let length = stored.bytes.len() / parts;
     let mut values = Vec::new();
     widen(stored.dtype, &stored.bytes[part * length..(part + 1) * length], &mut values);
+    archive.release(&slot.key);
     let data = TensorData::new(values, slot.stored(parameter));
     let tensor = AnyTensor::from_data(data, &crate::device::host());
     let tensor =

@@ -49,6 +49,22 @@ impl Mapped {
         &self.map
     }
 
+    /// Takes the pages of a tensor out of the memory of this process; they are mapped again when they are
+    /// read again.
+    pub(super) fn release(&self, slot: &Slot) {
+        #[cfg(unix)]
+        {
+            let (start, len) = (slot.storage.start, slot.storage.len());
+            // SAFETY: pages of a read-only file come back with the same bytes.
+            #[expect(unsafe_code, reason = "memory mapping a file")]
+            let released = unsafe {
+                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len)
+            };
+            // Advice that is not taken costs memory, nothing else.
+            drop(released);
+        }
+    }
+
     /// The elements of a tensor of this file, row-major.
     pub(super) fn read(&self, slot: &Slot) -> Result<Cow<'_, [u8]>, String> {
         let storage = &self.bytes()[slot.storage.clone()];

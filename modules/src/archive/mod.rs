@@ -358,6 +358,13 @@ impl Archive {
         Ok(Stored { dtype: slot.dtype, shape: &slot.shape, bytes })
     }
 
+    /// Says that a tensor is not needed soon: its pages leave the memory of this process.
+    pub fn release(&self, key: &str) {
+        if let Some((at, slot)) = self.slots.get(key) {
+            self.files[*at].release(slot);
+        }
+    }
+
     /// What the archive says beside its tensors.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
