@@ -13,7 +13,7 @@ pub struct Lora {
     pub rank: usize,
     /// Numerator of the adapter's factor.
     pub alpha: f64,
-    /// Dropout before the first matrix, when the node trains.
+    /// Dropout before the first matrix, when the node trains; heads and single layers have none.
     #[serde(default)]
     pub dropout: f64,
     /// Patterns of parameter paths of linear layers, for example `blocks.*.attn.q`; a star stands

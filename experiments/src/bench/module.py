@@ -23,14 +23,14 @@ def videomae():
 
 def bert():
     from transformers import BertConfig, BertModel
-    model = BertModel(BertConfig(attn_implementation="sdpa", attention_probs_dropout_prob=0.0), add_pooling_layer=False)
+    model = BertModel(BertConfig(attn_implementation="sdpa"), add_pooling_layer=False)
     ids = torch.randint(0, 30000, (case["batch"], case["tokens"])).to(device)
     return model, lambda m: m(ids).last_hidden_state
 
 
 def qformer():
     from transformers import Blip2QFormerConfig, Blip2QFormerModel
-    config = Blip2QFormerConfig(encoder_hidden_size=1408, attn_implementation="sdpa", attention_probs_dropout_prob=0.0)
+    config = Blip2QFormerConfig(encoder_hidden_size=1408, attn_implementation="sdpa")
     model = Blip2QFormerModel(config)
     queries = torch.randn(1, 32, 768).to(device, dtype)
     memory = torch.randn(case["batch"], case["tokens"], 1408).to(device, dtype)
@@ -63,7 +63,7 @@ def settle():
 
 model, run = {"vit_s": videomae, "bert_base": bert, "qformer": qformer, "llama_12x768": llama}[name]()
 what = case["what"]
-# Dropout of branches is active where gradients are wanted, as on the other side.
+# Dropout is active where gradients are wanted, as on the other side.
 model = model.to(device, dtype).train(what == "backward")
 wall, cpu, count = [], [], 0
 if what == "generate":

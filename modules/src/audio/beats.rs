@@ -87,7 +87,7 @@ pub struct Config {
     pub norm_first: bool,
     /// Amplification of the residual stream, `(2 depth)^(1/4)`; only with norms after the sums.
     pub deep_norm: bool,
-    /// Dropout at the end of branches, when the node trains.
+    /// Dropout of attention maps and at the end of branches, when the node trains.
     pub dropout: f64,
     /// Classes of `logits`; no head when absent.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -143,8 +143,9 @@ impl Host for Config {
     fn check(&self, _: &Dims) -> Vec<OptionProblem> {
         let mut problems = Vec::new();
         for (name, value) in [("mixup", self.mixup), ("cutmix", self.cutmix)] {
-            if !(0.0..=4.0).contains(&value) {
-                let message = format!("`{name}` is {value}, but must be from 0 to 4");
+            // Smaller numbers mix nothing, and their draws would not end.
+            if value != 0.0 && !(0.01..=4.0).contains(&value) {
+                let message = format!("`{name}` is {value}, but must be 0, or from 0.01 to 4");
                 problems.push(OptionProblem::new(name, message, "0.8 and 1 are usual"));
             }
         }

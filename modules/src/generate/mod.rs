@@ -196,8 +196,10 @@ impl Ending<'_> {
     fn of(&self, tokens: &[i64], room: usize) -> Option<End> {
         if let (Some(decode), false) = (self.decode, self.settings.stop_strings.is_empty()) {
             let text = decode(tokens);
-            let found = self.settings.stop_strings.iter().find(|s| text.contains(s.as_str()));
-            if let Some(found) = found {
+            // The one that comes first in the text, and of those the longest.
+            let places = self.settings.stop_strings.iter().filter_map(|s| Some((text.find(s)?, s)));
+            let found = places.min_by_key(|(place, s)| (*place, std::cmp::Reverse(s.len())));
+            if let Some((_, found)) = found {
                 return Some(End::StopString(found.clone()));
             }
         }

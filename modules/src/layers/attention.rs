@@ -1,12 +1,12 @@
 //! Attention: from tokens to themselves, or to a memory of other tokens.
 
-use std::ops::Range;
-
 use burn::module::{Module, Param};
-use burn::tensor::{FloatDType, Int, Tensor, activation};
+use burn::tensor::{FloatDType, Tensor, activation};
 
 pub use super::attention_mask::AttentionMask;
 use super::attention_ops;
+pub use super::cache::Cache;
+use super::dropout_ops::dropout;
 use super::linear::Linear;
 use super::norm::{Norm, unit};
 use super::rope::Rope;
@@ -21,12 +21,9 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &AttentionMask)
 
 /// Attention maps `[B, heads, queries, keys]` of what [`attention`] takes.
 pub fn attention_map(q: Tensor<4>, k: Tensor<4>, mask: &AttentionMask) -> Tensor<4> {
-    let [batch, heads, _, width] = q.dims();
-    let [_, kv_heads, keys, _] = k.dims();
+    let [_, heads, _, width] = q.dims();
     let dtype = q.dtype();
-    let k = k.reshape([batch, kv_heads, 1, keys, width]);
-    let k = k.expand([batch, kv_heads, heads / kv_heads, keys, width]);
-    let k = k.reshape([batch, heads, keys, width]);
+    let k = for_heads(k, heads);
     let scores = q.mul_scalar(1.0 / (width as f64).sqrt()).matmul(k.transpose());
     let scores = scores.cast(FloatDType::F32);
     let scores = match mask.added(&scores) {
@@ -34,6 +31,17 @@ pub fn attention_map(q: Tensor<4>, k: Tensor<4>, mask: &AttentionMask) -> Tensor
         None => scores,
     };
     activation::softmax(scores, 3).cast(dtype)
+}
+
+/// Keys or values `[B, kv_heads, M, d]` as they serve these heads, `[B, heads, M, d]`.
+fn for_heads(x: Tensor<4>, heads: usize) -> Tensor<4> {
+    let [batch, held, tokens, width] = x.dims();
+    if held == heads {
+        return x;
+    }
+    let x = x.reshape([batch, held, 1, tokens, width]);
+    let x = x.expand([batch, held, heads / held, tokens, width]);
+    x.reshape([batch, heads, tokens, width])
 }
 
 /// Which projections have a bias.
@@ -85,6 +93,8 @@ pub struct AttentionConfig {
     pub cosine: bool,
     /// Attention across the heads of each token instead of across tokens.
     pub across_heads: bool,
+    /// Dropout of the attention map.
+    pub dropout: f64,
     /// Whether there is an output projection; without one `outputs` is the width of all heads.
     pub project: bool,
 }
@@ -103,61 +113,10 @@ impl AttentionConfig {
             qk_norm: None,
             cosine: false,
             across_heads: false,
+            dropout: 0.0,
             project: true,
         }
     }
-}
-
-/// Keys and values of earlier tokens, `[B, heads, N, d]` each.
-///
-/// They lie in tensors with room for more, so that a new token does not copy those before it.
-#[derive(Debug, Clone, Default)]
-pub struct Cache {
-    held: Option<[Tensor<4>; 2]>,
-    count: usize,
-}
-
-impl Cache {
-    /// Tokens held.
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Whether no token is held.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Puts tokens behind those that are held; returns all.
-    fn extend(&mut self, keys: Tensor<4>, values: Tensor<4>) -> [Tensor<4>; 2] {
-        let new = self.count..self.count + keys.dims()[2];
-        self.count = new.end;
-        let Some(held) = self.held.take() else {
-            // The first tokens may be the only ones: room is made when more come.
-            return self.held.insert([keys, values]).clone();
-        };
-        let [k, v] = held;
-        let held = [put(k, keys, new.clone()), put(v, values, new.clone())];
-        self.held.insert(held).clone().map(|t| t.slice_dim(2, 0..new.end))
-    }
-
-    /// The samples of these numbers, in this order, as a beam search goes on with some of them.
-    pub fn select(&mut self, samples: Tensor<1, Int>) {
-        self.held = self.held.take().map(|held| held.map(|t| t.select(0, samples.clone())));
-    }
-}
-
-/// Writes tokens into places of a tensor, which gets room for half as many more when it has none.
-fn put(held: Tensor<4>, part: Tensor<4>, places: Range<usize>) -> Tensor<4> {
-    let [batch, heads, room, width] = held.dims();
-    let held = if places.end <= room {
-        held
-    } else {
-        let more = [batch, heads, places.end + places.end / 2 + 8 - room, width];
-        let more = Tensor::zeros(more, (&held.device(), held.dtype()));
-        Tensor::cat(vec![held, more], 2)
-    };
-    held.slice_assign([0..batch, 0..heads, places, 0..width], part)
 }
 
 /// What attention is given beside tokens.
@@ -192,6 +151,7 @@ pub struct Attention {
     pub proj: Option<Linear>,
     head: usize,
     across_heads: bool,
+    dropout: f64,
 }
 
 /// Largest logarithm of the temperature of cosine attention, ln 100 as it was written down.
@@ -213,6 +173,7 @@ impl Attention {
             proj: config.project.then(|| init.linear(all, config.outputs, biases.out, shrink)),
             head,
             across_heads: config.across_heads,
+            dropout: config.dropout,
         }
     }
 
@@ -235,7 +196,15 @@ impl Attention {
         let parts =
             if self.across_heads { [q, k, v].map(|t| t.swap_dims(1, 2)) } else { [q, k, v] };
         let [q, k, v] = parts;
-        let out = attention(q, k, v, look.mask.unwrap_or(&all));
+        let mask = look.mask.unwrap_or(&all);
+        let out = match look.key.filter(|_| self.dropout > 0.0) {
+            None => attention(q, k, v, mask),
+            Some(key) => {
+                let heads = q.dims()[1];
+                let map = attention_map(q, k, mask);
+                dropout(map, self.dropout, Some(&key.with("map"))).matmul(for_heads(v, heads))
+            }
+        };
         let width = out.shape().num_elements() / (batch * tokens).max(1);
         let out = out.swap_dims(1, 2).reshape([batch, tokens, width]);
         self.project(out, look.key)
@@ -327,10 +296,30 @@ impl Attention {
 mod tests {
     use super::super::spans::Spans;
     use super::*;
-    use burn::tensor::{Device, Distribution};
+    use burn::tensor::{Device, Distribution, Int};
 
     fn draw<const R: usize>(shape: [usize; R]) -> Tensor<R> {
         Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
+    }
+
+    /// The mean over draws is what comes out without dropout.
+    #[test]
+    fn dropped_maps_keep_the_mean() {
+        let init = Init::new(1, "dropout", &Device::flex());
+        let plain = AttentionConfig { kv_heads: 1, ..AttentionConfig::new(8, 2) };
+        let attention = Attention::new(&AttentionConfig { dropout: 0.3, ..plain }, 1.0, &init);
+        let x = draw([2, 5, 8]).mul_scalar(20.0);
+        let whole = attention.forward(x.clone(), Look::default());
+        let key = Key::new(1, "draws");
+        let one = |number| {
+            let key = key.with_number(number);
+            attention.forward(x.clone(), Look { key: Some(&key), ..Look::default() })
+        };
+        assert_eq!(one(0).into_data(), one(0).into_data());
+        let off = |x: Tensor<3>| (x - whole.clone()).abs().mean().into_scalar::<f32>();
+        let mean = (0..400).map(one).reduce(|a, b| a + b).unwrap().div_scalar(400.0);
+        let (first, many) = (off(one(0)), off(mean));
+        assert!(first > 0.0 && many < 0.15 * first, "{many} of {first}");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub struct BlocksConfig {
     pub layer_scale: f64,
     /// Drop path rate of the last block.
     pub drop_path: f64,
-    /// Dropout at the end of each branch.
+    /// Dropout of attention maps and at the end of each branch.
     pub dropout: f64,
     /// Cross-attention to a memory in every so many blocks; none when 0.
     pub cross_every: usize,
@@ -203,11 +203,12 @@ impl Block {
         let later = number.checked_sub(config.cross_from);
         let every = config.cross_every;
         let crosses = every > 0 && later.is_some_and(|later| later.is_multiple_of(every));
-        let to_memory = AttentionConfig { memory: config.memory, ..config.attention };
+        let own = AttentionConfig { dropout: config.dropout, ..config.attention };
+        let to_memory = AttentionConfig { memory: config.memory, ..own };
         let cross = || Cross { norm: norm(), attn: Attention::new(&to_memory, 1.0, init) };
         Self {
             norm1: Some(norm()),
-            attn: Attention::new(&config.attention, shrink, init),
+            attn: Attention::new(&own, shrink, init),
             ls1: scale(),
             cross: crosses.then(cross),
             norm2: norm(),

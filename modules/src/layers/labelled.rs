@@ -62,7 +62,8 @@ impl Labelled {
         let [batch, length, words] = logits.dims();
         let count = self.places.len();
         if count == 0 {
-            let zero = logits.sum().mul_scalar(0.0).cast(FloatDType::F32);
+            let zero =
+                logits.slice_dim(0, 0..batch.min(1)).sum().mul_scalar(0.0).cast(FloatDType::F32);
             return Scored { loss: zero.clone(), accuracy: zero };
         }
         let ints = |values: &[i64], shape: [usize; 1]| {
@@ -79,7 +80,8 @@ impl Labelled {
         let loss = if smoothing == 0.0 {
             chosen.neg()
         } else {
-            (chosen.mul_scalar(1.0 - smoothing) + log_p.mean().mul_scalar(smoothing)).neg()
+            (chosen.mul_scalar(1.0 - smoothing) + log_p.mean_dim(1).mean().mul_scalar(smoothing))
+                .neg()
         };
         Scored { loss, accuracy }
     }

@@ -266,7 +266,8 @@ impl LanguageSize {
         let Self { heads, kv_heads, head, .. } = *self;
         if kv_heads > 0 && !heads.is_multiple_of(kv_heads) {
             let message = format!("{kv_heads} heads of keys do not divide {heads} heads");
-            let near = (1..=kv_heads).rev().find(|n| heads.is_multiple_of(*n)).unwrap_or(1);
+            let near =
+                (1..=kv_heads.min(heads)).rev().find(|n| heads.is_multiple_of(*n)).unwrap_or(1);
             refuse("size.kv_heads", message, format!("write a divisor, for example {near}"));
         }
         if !head.is_multiple_of(2) {

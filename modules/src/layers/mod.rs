@@ -11,6 +11,7 @@ pub mod bert;
 pub mod block;
 mod block_maps;
 pub mod bridge;
+mod cache;
 pub mod causal;
 pub mod diffusion;
 pub mod drop_path;

@@ -173,7 +173,10 @@ impl Size {
         for (name, heads) in [("heads", self.heads), ("pool_heads", self.pool_heads)] {
             if heads > 0 && !self.width.is_multiple_of(heads) {
                 let message = format!("{heads} heads do not divide a width of {}", self.width);
-                let near = (1..=heads).rev().find(|n| self.width.is_multiple_of(*n)).unwrap_or(1);
+                let near = (1..=heads.min(self.width))
+                    .rev()
+                    .find(|n| self.width.is_multiple_of(*n))
+                    .unwrap_or(1);
                 refuse(name, message, format!("choose a divisor of the width, for example {near}"));
             }
         }
@@ -209,6 +212,13 @@ pub fn check_taps(depth: usize, taps: usize, interval: f64) -> Vec<OptionProblem
         problems.push(OptionProblem::new("tap_interval", message, "use 1, or fewer taps"));
     }
     problems
+}
+
+/// A problem when an input that names patches is connected and names none.
+pub fn check_some(name: &str, dims: &Dims, symbol: &str) -> Option<OptionProblem> {
+    let hint = "let the mask hide more: raise its `ratio` or `area`, or the number of patches";
+    (dims.get(symbol) == Some(&0))
+        .then(|| OptionProblem::new("", format!("`{name}` names no patch"), hint))
 }
 
 /// Problems of options for the pooling, where there is none.

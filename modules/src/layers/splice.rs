@@ -6,7 +6,7 @@ use schemas::node::NodeError;
 use super::padding::rows;
 
 /// The label of a place that nothing is told about.
-pub const UNLABELLED: i64 = -100;
+pub const UNLABELLED: i64 = super::labelled::IGNORED;
 
 /// Which places of a batch of texts hold a placeholder.
 #[derive(Debug, Clone)]

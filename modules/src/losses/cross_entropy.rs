@@ -74,19 +74,28 @@ impl CrossEntropy {
         if self.smoothing == 0.0 {
             return chosen.neg();
         }
-        let spread = log_p.mean().mul_scalar(self.smoothing);
+        let spread = mean_of_rows(log_p).mul_scalar(self.smoothing);
         (chosen.mul_scalar(1.0 - self.smoothing) + spread).neg()
     }
 }
 
+/// The mean of scores `[N, V]`, row by row: the backend adds the parts of a whole large tensor in the
+/// order in which threads finish them.
+pub fn mean_of_rows(scores: Tensor<2>) -> Tensor<1> {
+    scores.mean_dim(1).mean()
+}
+
+/// What to do about labels that are no class of a classifier.
+pub const CLASSES: &str = "set `classes` to the data's";
+
 /// Refuses labels that are no class: the backend would panic on them.
-pub fn check_labels(label: &Tensor<1, Int>, classes: usize) -> Result<(), NodeError> {
+pub fn check_labels(label: &Tensor<1, Int>, classes: usize, hint: &str) -> Result<(), NodeError> {
     let labels = label.clone().inner().to_data().convert::<i64>();
     let wrong = labels.iter::<i64>().find(|&label| label < 0 || label >= classes as i64);
     wrong.map_or(Ok(()), |label| {
         Err(NodeError::Data {
             what: "port `label`".to_owned(),
-            reason: format!("label {label} is no class of {classes}; set `classes` to the data's"),
+            reason: format!("label {label} is no class of {classes}; {hint}"),
         })
     })
 }
@@ -101,19 +110,20 @@ pub fn accuracy(logits: Tensor<2>, label: Tensor<1, Int>) -> Tensor<1> {
 impl Kind for Config {
     type Module = CrossEntropy;
 
-    fn ports(&self, _: &[String]) -> Ports {
-        Ports::default()
+    fn ports(&self, wired: &[String]) -> Ports {
+        // What is mixed in and how much of it come together.
+        let mixes = wired.iter().any(|port| port == "other" || port == "share");
+        let pair = |ports: Ports| if mixes { ports } else { ports.optional() };
+        let ports = Ports::default()
             .input("logits", "B C")
             .about("class scores")
             .stopped("label", "B")
             .int()
             .about("class number")
             .stopped("other", "B")
-            .int()
-            .optional()
-            .about("class of what is mixed in")
-            .stopped("share", "B")
-            .optional()
+            .int();
+        let ports = pair(ports).about("class of what is mixed in").stopped("share", "B");
+        pair(ports)
             .about("with `other`: how much is of the label")
             .loss("loss")
             .about("mean cross entropy, in nats")
@@ -135,12 +145,12 @@ impl Kind for Config {
     ) -> Result<Tensors, NodeError> {
         let logits: Tensor<2> = inputs.take("logits")?;
         let label: Tensor<1, Int> = inputs.take("label")?;
-        check_labels(&label, logits.dims()[1])?;
+        check_labels(&label, logits.dims()[1], CLASSES)?;
         let other: Option<Tensor<1, Int>> = inputs.take_if("other")?;
         let loss = match other {
             None => module.forward(logits.clone(), label.clone()),
             Some(other) => {
-                check_labels(&other, logits.dims()[1])?;
+                check_labels(&other, logits.dims()[1], CLASSES)?;
                 module.mixed(logits.clone(), [label.clone(), other], inputs.take("share")?)
             }
         };

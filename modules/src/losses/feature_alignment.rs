@@ -257,6 +257,11 @@ impl Kind for Config {
 
     fn check(&self, dims: &Dims) -> Vec<OptionProblem> {
         let mut problems = Vec::new();
+        if !(self.interval >= 1.0 && self.interval.is_finite()) {
+            let message = format!("`interval` is {}, but must be at least 1", self.interval);
+            problems.push(OptionProblem::new("interval", message, "1 takes neighbouring layers"));
+            return problems;
+        }
         if self.of == Of::Pooled || !dims.contains_key("L") {
             return problems;
         }

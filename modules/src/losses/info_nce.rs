@@ -123,7 +123,7 @@ pub fn symmetric(scores: Tensor<2>, positives: Tensor<2>) -> Tensor<1> {
     let rows = scores.dims()[0] as f64;
     let one = |scores, positives: Tensor<2>| {
         let log_p = activation::log_softmax(scores, 1);
-        (log_p * positives).sum().div_scalar(-rows)
+        (log_p * positives).sum_dim(1).sum().div_scalar(-rows)
     };
     let forth = one(scores.clone(), positives.clone());
     (forth + one(scores.transpose(), positives)).mul_scalar(0.5)
@@ -166,9 +166,10 @@ impl Kind for Config {
     fn check(&self, dims: &Dims) -> Vec<OptionProblem> {
         let mut problems = Vec::new();
         let [min, max] = self.bounds();
-        if !(min > 0.0 && min <= max && max.is_finite()) {
+        // Beyond these bounds scores leave f32.
+        if !(min >= 1e-6 && min <= max && max <= 1e6) {
             let message = format!("temperatures from {min} to {max}");
-            let hint = "write 0 < `min` <= `max`, for example 0.01 and 0.5";
+            let hint = "write 1e-6 <= `min` <= `max` <= 1e6, for example 0.01 and 0.5";
             problems.push(OptionProblem::new("min", message, hint));
         } else if !(min..=max).contains(&self.start) {
             let message = format!("`start` is {}, not from {min} to {max}", self.start);

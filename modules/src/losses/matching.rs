@@ -57,26 +57,30 @@ pub struct Matching {
 impl Kind for Config {
     type Module = Matching;
 
-    fn ports(&self, _: &[String]) -> Ports {
+    fn ports(&self, wired: &[String]) -> Ports {
+        // A symbol of its own: without labels the pairs must be groups of one size.
+        let labelled = wired.iter().any(|port| port == "label");
+        let pairs = if labelled { "N" } else { "G" };
         let ports = if self.head {
-            Ports::default().input("features", "N D").about("one vector per pair")
+            Ports::default().input("features", format!("{pairs} D")).about("one vector per pair")
         } else {
-            Ports::default().input("logits", "N 2").about("scores of no match and of match")
+            let ports = Ports::default().input("logits", format!("{pairs} 2"));
+            ports.about("scores of no match and of match")
         };
         ports
-            .stopped("label", "N")
+            .stopped("label", if labelled { "N" } else { "G" })
             .int()
             .optional()
             .about("1 for a match; without it the first group matches")
             .loss("loss")
             .about("mean cross entropy over pairs, in nats")
-            .plain("scores", "N 2")
+            .plain("scores", format!("{pairs} 2"))
             .about("scores of no match and of match")
     }
 
     fn check(&self, dims: &Dims) -> Vec<OptionProblem> {
         let mut problems = Vec::new();
-        let pairs = side(dims, "N");
+        let pairs = side(dims, "G");
         if self.groups == 0 {
             let message = "`groups` is 0, but must be at least 1";
             problems.push(OptionProblem::new("groups", message, "3 is usual"));
@@ -111,7 +115,7 @@ impl Kind for Config {
                 Tensor::from_data(TensorData::new(labels, [pairs]), &logits.device().inner())
             }
         };
-        check_labels(&label, 2)?;
+        check_labels(&label, 2, "write 1 for a match and 0 for none")?;
         let loss = CrossEntropy::new(0.0).forward(logits.clone(), label.clone());
         let outputs = Tensors::of("loss", loss).with("scores", logits.clone());
         Ok(outputs.measure("accuracy", accuracy(logits, label)))
@@ -163,7 +167,7 @@ mod tests {
 
     #[test]
     fn groups_that_do_not_divide_the_pairs_are_refused() {
-        let pairs = Dims::from([("N".to_owned(), 8)]);
+        let pairs = Dims::from([("G".to_owned(), 8)]);
         assert_eq!(Config::default().check(&pairs)[0].option, "groups");
         assert_eq!(Config { groups: 4, ..Config::default() }.check(&pairs), []);
     }

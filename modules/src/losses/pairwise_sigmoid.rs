@@ -80,7 +80,7 @@ impl PairwiseSigmoid {
         for first in (0..rows).step_by(tile.max(1)) {
             let end = (first + tile.max(1)).min(rows);
             let scores = self.scores(left.clone(), right.clone().slice_dim(0, first..end));
-            let part = judged(scores.clone(), first).sum().div_scalar(-(rows as f64));
+            let part = judged(scores.clone(), first).sum_dim(1).sum().div_scalar(-(rows as f64));
             sum = Some(match sum {
                 Some(sum) => sum + part,
                 None => part,

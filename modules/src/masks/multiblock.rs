@@ -99,7 +99,8 @@ impl Config {
         let time = (frames as f64 * within(self.time, draws[0])) as usize;
         let places = ((rows * columns) as f64 * within(self.area, draws[1])).floor();
         let aspect = within(self.aspect, draws[2]);
-        let side = |of: f64, most: usize| (of.sqrt().round_ties_even() as usize).min(most);
+        // A block covers a patch at least, also on lattices that are too small for its area.
+        let side = |of: f64, most: usize| (of.sqrt().round_ties_even() as usize).clamp(1, most);
         [time.clamp(1, frames), side(places * aspect, rows), side(places / aspect, columns)]
     }
 

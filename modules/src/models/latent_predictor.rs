@@ -34,7 +34,7 @@ use crate::layers::modern::Stack;
 use crate::layers::modern::size::SizeOptions;
 use crate::layers::norm::unit;
 use crate::layers::positions::{self, Lattice};
-use crate::layers::size::{check_named, check_share, side};
+use crate::layers::size::{check_named, check_some, check_share, side};
 use crate::layers::{stretch, tokens};
 use crate::layout::Layout;
 use crate::published::{count, says};
@@ -232,6 +232,7 @@ impl Kind for Config {
         let all = side(dims, "t") * side(dims, "h") * side(dims, "w");
         problems.extend(check_named("visible", shown, all));
         problems.extend(check_named("hidden", side(dims, "M"), all));
+        problems.extend(check_some("hidden", dims, "M"));
         problems
     }
 

@@ -97,7 +97,7 @@ pub struct Config {
     pub text: bool,
     /// Whether there is a head of words.
     pub mlm: bool,
-    /// Dropout of embeddings and branches, when the node trains.
+    /// Dropout of embeddings, attention maps and branches, when the node trains.
     pub dropout: f64,
     /// Drop path rate of the last block, when the node trains; that of the preset when absent.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -30,7 +30,7 @@ use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::fixed_table::FixedTable;
 use crate::layers::linear::Linear;
 use crate::layers::norm::{Norm, NormKind};
-use crate::layers::size::{Size, SizeOptions, check_named, check_no_pool, check_share, side};
+use crate::layers::size::{Size, SizeOptions, check_named, check_some, check_no_pool, check_share, side};
 use crate::layers::tokens;
 use crate::layout::Layout;
 use crate::published::{count, dims, hidden, is_a, says, sides};
@@ -164,6 +164,7 @@ impl Kind for Config {
         let all = side(dims, "t") * side(dims, "h") * side(dims, "w");
         problems.extend(check_named("visible", side(dims, "V"), all));
         problems.extend(check_named("decoded", side(dims, "M"), all));
+        problems.extend(check_some("decode", dims, "M"));
         problems
     }
 

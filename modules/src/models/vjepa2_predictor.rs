@@ -31,7 +31,7 @@ use crate::layers::linear::Linear;
 use crate::layers::norm::Norm;
 use crate::layers::positions::Lattice;
 use crate::layers::rope::Rope;
-use crate::layers::size::{Size, SizeOptions, check_named, check_no_pool, check_share, side};
+use crate::layers::size::{Size, SizeOptions, check_named, check_some, check_no_pool, check_share, side};
 use crate::layout::Layout;
 use crate::published::{count, hidden};
 use crate::tensors::Tensors;
@@ -165,6 +165,7 @@ impl Kind for Config {
         let all = side(dims, "t") * side(dims, "h") * side(dims, "w");
         problems.extend(check_named("visible", side(dims, "V"), all));
         problems.extend(check_named("hidden", side(dims, "M"), all));
+        problems.extend(check_some("hidden", dims, "M"));
         problems
     }
 

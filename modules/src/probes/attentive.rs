@@ -24,7 +24,7 @@ use crate::layers::linear::Linear;
 use crate::layers::norm::Norm;
 use crate::layers::pool::AttentionPool;
 use crate::layers::size::{check_classes, check_share, side};
-use crate::losses::cross_entropy::{CrossEntropy, accuracy, check_labels};
+use crate::losses::cross_entropy::{CLASSES, CrossEntropy, accuracy, check_labels};
 use crate::tensors::Tensors;
 
 /// Options.
@@ -105,7 +105,7 @@ impl Kind for Config {
     ) -> Result<Tensors, NodeError> {
         let logits = module.forward(inputs.take("tokens")?);
         let label: Tensor<1, Int> = inputs.take("label")?;
-        check_labels(&label, logits.dims()[1])?;
+        check_labels(&label, logits.dims()[1], CLASSES)?;
         let loss = CrossEntropy::new(self.smoothing).forward(logits.clone(), label.clone());
         Ok(Tensors::of("loss", loss).measure("accuracy", accuracy(logits, label)))
     }

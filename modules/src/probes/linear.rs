@@ -23,7 +23,7 @@ use crate::kind::{self, Call, Kind};
 use crate::layers::linear::Linear;
 use crate::layers::norm::{FeatureNorm, Norm, standardise};
 use crate::layers::size::{check_classes, check_share, side};
-use crate::losses::cross_entropy::{CrossEntropy, accuracy, check_labels};
+use crate::losses::cross_entropy::{CLASSES, CrossEntropy, accuracy, check_labels};
 use crate::tensors::Tensors;
 
 /// Options.
@@ -94,7 +94,7 @@ impl Kind for Config {
     ) -> Result<Tensors, NodeError> {
         let logits = module.forward(inputs.take("features")?);
         let label: Tensor<1, Int> = inputs.take("label")?;
-        check_labels(&label, logits.dims()[1])?;
+        check_labels(&label, logits.dims()[1], CLASSES)?;
         let loss = CrossEntropy::new(self.smoothing).forward(logits.clone(), label.clone());
         Ok(Tensors::of("loss", loss).measure("accuracy", accuracy(logits, label)))
     }

@@ -54,7 +54,15 @@ pub fn weights(similarity: &[f64], ids: &[i64]) -> Vec<f64> {
             // As published: a similarity that is no number counts a little.
             _ => 0.01,
         };
-        powers.into_iter().enumerate().map(one).collect::<Vec<_>>()
+        let weights: Vec<f64> = powers.into_iter().enumerate().map(one).collect();
+        if weights.iter().any(|weight| *weight > 0.0) {
+            return weights;
+        }
+        // Beside a match that is far above them all negatives round to 0: among themselves they do not.
+        let other = |(other, value): (usize, &f64)| (ids[other] != ids[sample]).then_some(*value);
+        let values: Vec<_> = row.iter().enumerate().map(other).collect();
+        let top = values.iter().flatten().fold(f64::NEG_INFINITY, |top, value| top.max(*value));
+        values.into_iter().map(|value| value.map_or(0.0, |value| (value - top).exp())).collect()
     };
     similarity.chunks(count.max(1)).enumerate().flat_map(row).collect()
 }
@@ -202,6 +210,15 @@ mod tests {
         let inputs = inputs.into_iter().map(|(name, frame)| (name.to_owned(), frame)).collect();
         let call = Call::new(Key::new(step, "negatives"), At::default());
         Config::default().forward(&mut (), inputs, &call)
+    }
+
+    #[test]
+    fn a_match_far_above_all_negatives_leaves_them_their_order() {
+        let similarity = [5000.0, 1.0, 2.0, 0.0, 9000.0, 0.0, 3.0, 1.0, 8000.0];
+        let weights = weights(&similarity, &[0, 1, 2]);
+        assert_eq!(weights[0], 0.0);
+        assert!(weights[2] == 1.0 && (weights[1] - (-1f64).exp()).abs() < 1e-12, "{weights:?}");
+        assert!(draw(&weights, 3, &Key::new(1, "draw")).is_ok());
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub struct Config {
     pub nsp: bool,
     /// Whether the first token goes through a layer.
     pub pooler: bool,
-    /// Dropout of embeddings and branches, when the node trains.
+    /// Dropout of embeddings, attention maps and branches, when the node trains.
     pub dropout: f64,
     /// Activation of the MLPs.
     pub activation: Activation,

@@ -138,7 +138,8 @@ impl TextSize {
         }
         if self.heads > 0 && !self.width.is_multiple_of(self.heads) {
             let message = format!("{} heads do not divide a width of {}", self.heads, self.width);
-            let near = (1..=self.heads).rev().find(|n| self.width.is_multiple_of(*n)).unwrap_or(1);
+            let most = self.heads.min(self.width);
+            let near = (1..=most).rev().find(|n| self.width.is_multiple_of(*n)).unwrap_or(1);
             let hint = format!("choose a divisor of the width, for example {near}");
             problems.push(OptionProblem::new("size.heads", message, hint));
         }
