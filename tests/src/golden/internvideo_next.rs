@@ -1,5 +1,6 @@
 //! `internvideo_next_stage1` and `internvideo_next_stage2`: encoder, predictor, and their losses.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::module::Module;
@@ -291,6 +292,9 @@ fn check_diffusion(
     let width = states.dims()[2];
     let z = states.reshape([batch * vectors, width]);
     let noise = at.io["input.noise"].float::<2>(&device());
+    // Repeats are outermost.
+    let repeats = noise.dims()[0] / (batch * vectors);
+    let [target, z] = [target, z].map(|rows| rows.repeat_dim(0, repeats));
     let t: Vec<usize> = at.io["input.t"].values.iter().map(|t| *t as usize).collect();
     let module = &paint.module;
     let x = module.process.q_sample(target.clone(), &t, noise.clone());
@@ -368,8 +372,14 @@ pub fn check_stage2(folder: &Path) -> Report {
     meet_named(&mut report, "grad.", &gradients);
 
     let named = ("models/internvideo_next", &at.clip);
-    let after = followed(&at.fixture, &teacher, named, [TEACHER, WEIGHTS], 0.998);
-    meet_named(&mut report, "ema.m0998.", &after);
+    // `m0998` is 0.998.
+    let moments = at.io.keys().filter_map(|key| key.strip_prefix("ema.m0")?.split_once('.'));
+    let moments: BTreeSet<&str> = moments.map(|(digits, _)| digits).collect();
+    for digits in moments {
+        let moment = format!("0.{digits}").parse().expect("digits");
+        let after = followed(&at.fixture, &teacher, named, [TEACHER, WEIGHTS], moment);
+        meet_named(&mut report, &format!("ema.m0{digits}."), &after);
+    }
     report.finish()
 }
 
