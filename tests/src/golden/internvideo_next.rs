@@ -169,8 +169,8 @@ fn predict(
 pub fn check_stage1(folder: &Path) -> Report {
     let at = Setting::new(folder);
     let mut report = at.report();
-    let taps = at.fixture.config["student_return_layers"].as_array().map(Vec::len);
-    let encoder = at.encoder(WEIGHTS, taps);
+    // All blocks are tapped: the listed ones lie at any distance.
+    let encoder = at.encoder(WEIGHTS, Some(at.fixture.count("depth")));
     let places = at.places("input.mask");
     let visible = places[0].dims()[1];
     let predictor = at.predictor(false, visible);
@@ -194,6 +194,7 @@ pub fn check_stage1(folder: &Path) -> Report {
     let pooled: Tensor<2> = port(&mut seen, "pooled");
     report.meet("mid.attn_pool", &Array::of(pooled.clone()));
     let student: Tensor<4> = port(&mut seen, "layers");
+    let student = student.select(0, at.fixture.list("student_return_layers"));
     let clip_middle = check_middle(&mut report, &at, &middle, student, &places[0]);
     let clip_final = check_final(&mut report, &at, &last, pooled);
     let states: Tensor<3> = port(&mut predict(&predictor, &tokens, &places), "states");
