@@ -1,6 +1,5 @@
 //! `internvideo_next_stage1` and `internvideo_next_stage2`: encoder, predictor, and their losses.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::module::Module;
@@ -18,7 +17,7 @@ use schemas::dims::Dims;
 use serde_json::{Value, json};
 
 use super::fixture::{Array, Arrays, Fixture};
-use super::network::{Network, autodiff, check_coverage, dims, followed, port};
+use super::network::{Network, autodiff, check_coverage, check_moments, dims, port};
 use super::report::Report;
 use super::vjepa2::meet_named;
 
@@ -373,14 +372,7 @@ pub fn check_stage2(folder: &Path) -> Report {
     meet_named(&mut report, "grad.", &gradients);
 
     let named = ("models/internvideo_next", &at.clip);
-    // `m0998` is 0.998.
-    let moments = at.io.keys().filter_map(|key| key.strip_prefix("ema.m0")?.split_once('.'));
-    let moments: BTreeSet<&str> = moments.map(|(digits, _)| digits).collect();
-    for digits in moments {
-        let moment = format!("0.{digits}").parse().expect("digits");
-        let after = followed(&at.fixture, &teacher, named, [TEACHER, WEIGHTS], moment);
-        meet_named(&mut report, &format!("ema.m0{digits}."), &after);
-    }
+    check_moments(&mut report, (&at.fixture, &at.io), &teacher, named, [TEACHER, WEIGHTS]);
     report.finish()
 }
 
