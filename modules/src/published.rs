@@ -58,6 +58,13 @@ pub(crate) fn hidden(config: &Value, ratio: &str, width: usize) -> Option<usize>
     Some((width as f64 * config[ratio].as_f64()?) as usize)
 }
 
+/// Whether each of these fields is left out or has this value, the only one that is computed here.
+pub(crate) fn only(config: &Value, fields: &[(&str, Value)]) -> bool {
+    let known =
+        |(field, value): &(&str, Value)| config[*field].is_null() || config[*field] == *value;
+    fields.iter().all(known)
+}
+
 /// Whether an architecture of transformers is named.
 pub(crate) fn is_a(config: &Value, architecture: &str) -> bool {
     let names = config["architectures"].as_array();
@@ -188,6 +195,13 @@ mod tests {
         assert!(is_whole(&of("CLIPModel"), "clip", "CLIPModel"));
         assert!(is_whole(&json!({ "model_type": "clip" }), "clip", "CLIPModel"));
         assert!(!is_whole(&of("CLIPForImageClassification"), "clip", "CLIPModel"));
+    }
+
+    #[test]
+    fn a_switch_that_is_not_known_is_seen() {
+        let fields = [("eps", json!(1e-6)), ("bias", json!(true))];
+        assert!(only(&json!({ "eps": 0.000_001 }), &fields));
+        assert!(!only(&json!({ "eps": 1e-6, "bias": false }), &fields));
     }
 
     #[test]

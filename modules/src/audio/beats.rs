@@ -33,7 +33,7 @@ use crate::layers::norm::{Norm, NormKind};
 use crate::layers::relative::{self, GatedBlock, PositionConv, present};
 use crate::layers::size::{check_classes, check_share, side};
 use crate::layout::Layout;
-use crate::published::{count, dims};
+use crate::published::{count, dims, only};
 use crate::tensors::Tensors;
 
 /// Rows and filters of a patch.
@@ -373,6 +373,10 @@ impl Kind for Config {
     }
 
     fn published(config: &Value) -> Option<Published> {
+        let known = [("input_patch_size", json!(PATCH)), ("conv_bias", json!(false))];
+        if !only(config, &known) {
+            return None;
+        }
         let of = |field: &str| count(config, field);
         let classes = of("predictor_class").filter(|_| config["finetuned_model"] == true);
         let mut options = json!({

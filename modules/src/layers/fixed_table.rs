@@ -6,6 +6,9 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::positions::{self, Lattice};
 
+/// Steps of time of the published table, from which those of other clips are stretched.
+const STEPS: usize = 8;
+
 /// A fixed position table, computed when it is first used.
 #[derive(Debug, Clone)]
 pub struct FixedTable {
@@ -16,7 +19,7 @@ pub struct FixedTable {
 }
 
 impl FixedTable {
-    /// For a lattice; stretched from a square grid of `side` when that is given.
+    /// For a lattice; stretched from 8 steps of a square grid of `side` when that is given.
     pub fn new(lattice: Lattice, width: usize, side: Option<usize>) -> Self {
         Self { lattice, width, side, made: Arc::default() }
     }
@@ -26,11 +29,16 @@ impl FixedTable {
         self.made.get_or_init(|| {
             let [frames, rows, columns] = self.lattice;
             match self.side {
-                Some(side) if [side, side] != [rows, columns] => {
-                    let table = positions::interleaved(frames * side * side, self.width);
-                    positions::resize(&table, [side, side], [rows, columns], self.width)
+                Some(side) => {
+                    let grids = [[side, side], [rows, columns]];
+                    let table = positions::interleaved(STEPS * side * side, self.width);
+                    let table = match grids {
+                        [from, to] if from == to => table,
+                        [from, to] => positions::resize(&table, from, to, self.width),
+                    };
+                    positions::stretch(&table, STEPS, frames)
                 }
-                _ => positions::interleaved(frames * rows * columns, self.width),
+                None => positions::interleaved(frames * rows * columns, self.width),
             }
         })
     }

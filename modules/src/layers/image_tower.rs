@@ -156,6 +156,13 @@ impl TowerConfig {
         if self.projected { self.size.pooled } else { self.size.width }
     }
 
+    /// ε of all norms.
+    pub fn eps(&self) -> f64 {
+        match self.blocks.norm {
+            NormKind::Rms(eps) | NormKind::Layer(eps) | NormKind::LayerWithoutBias(eps) => eps,
+        }
+    }
+
     /// Makes the tower.
     pub fn init(&self, dims: &Dims, init: &Init) -> ImageTower {
         let size = self.size;
@@ -168,12 +175,10 @@ impl TowerConfig {
             _ => PatchEmbed::new,
         };
         let convolution = self.patches != Patches::Matrix;
-        let norm = || match self.blocks.norm {
-            NormKind::Rms(eps) | NormKind::Layer(eps) | NormKind::LayerWithoutBias(eps) => {
-                Norm::layer(width, eps, init)
-            }
-        };
-        let pool = || ProbePool::new(width, size.heads, size.hidden, self.blocks.activation, init);
+        let eps = self.eps();
+        let norm = || Norm::layer(width, eps, init);
+        let sides = [width, size.heads, size.hidden];
+        let pool = || ProbePool::new(sides, self.blocks.activation, eps, init);
         let flat = || init.linear(size.voxels(), width, true, 1.0);
         let class = self.front() == 1;
         ImageTower {

@@ -5,7 +5,7 @@ use schemas::entry::OptionProblem;
 use schemas::port::Ports;
 
 use super::image_tower::{Input, TowerConfig};
-use super::size::{SizeOptions, check_share, check_taps, side};
+use super::size::{SizeOptions, check_eps, check_share, check_taps, side};
 use crate::video::transform::Normalisation;
 
 impl TowerConfig {
@@ -111,6 +111,7 @@ impl TowerConfig {
         }
         problems.extend(check_taps(size.depth, self.taps, self.tap_interval));
         problems.extend(check_share("drop_path", drop_path));
+        problems.extend(check_eps("eps", self.eps()));
         problems
     }
 

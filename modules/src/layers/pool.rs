@@ -66,18 +66,17 @@ pub struct ProbePool {
 }
 
 impl ProbePool {
-    /// Over `width` channels, with LayerNorm of ε 1e-6.
+    /// Over `width` channels, with LayerNorm of ε `eps`.
     pub fn new(
-        width: usize,
-        heads: usize,
-        hidden: usize,
+        [width, heads, hidden]: [usize; 3],
         activation: Activation,
+        eps: f64,
         init: &Init,
     ) -> Self {
         Self {
             probe: init.normal([1, 1, width], 0.02),
             attn: Attention::new(&AttentionConfig::new(width, heads), 1.0, init),
-            norm: Norm::layer(width, 1e-6, init),
+            norm: Norm::layer(width, eps, init),
             mlp: Mlp::new([width, hidden, width], activation, 1.0, init),
         }
     }

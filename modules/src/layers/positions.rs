@@ -99,9 +99,34 @@ pub fn resize(table: &[f32], from: [usize; 2], to: [usize; 2], width: usize) -> 
     out
 }
 
+/// Stretches a table of `from` equal parts to `to` parts, linearly, corners not aligned.
+pub fn stretch(table: &[f32], from: usize, to: usize) -> Vec<f32> {
+    if from == to {
+        return table.to_vec();
+    }
+    let each = table.len() / from;
+    let part = |index: usize| {
+        let place = (index as f64 + 0.5) * from as f64 / to as f64 - 0.5;
+        let place = place.clamp(0.0, (from - 1) as f64);
+        let (first, share) = (place.floor() as usize, place.fract());
+        let [a, b] = [first, (first + 1).min(from - 1)].map(|i| &table[i * each..][..each]);
+        let mix = |(a, b): (&f32, &f32)| f64::from(*a) * (1.0 - share) + f64::from(*b) * share;
+        a.iter().zip(b).map(mix).map(|value| value as f32).collect::<Vec<_>>()
+    };
+    (0..to).flat_map(part).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_is_stretched_in_time_with_corners_apart() {
+        let table = [0.0, 10.0, 1.0, 11.0];
+        assert_eq!(stretch(&table, 2, 2), table);
+        assert_eq!(stretch(&table, 2, 1), [0.5, 10.5]);
+        assert_eq!(stretch(&table, 2, 4), [0.0, 10.0, 0.25, 10.25, 0.75, 10.75, 1.0, 11.0]);
+    }
 
     #[test]
     fn the_joint_table_codes_time_first_then_column_then_row() {

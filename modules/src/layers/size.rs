@@ -246,6 +246,13 @@ pub fn check_share(option: &str, value: f64) -> Option<OptionProblem> {
     (!(0.0..1.0).contains(&value)).then(|| OptionProblem::new(option, message, hint))
 }
 
+/// A problem when the ε of norms is not in `(0, 1]`.
+pub fn check_eps(option: &str, value: f64) -> Option<OptionProblem> {
+    let message = format!("`{option}` is {value}, not above 0 and up to 1");
+    let hint = "leave it out for the published one";
+    (!(value > 0.0 && value <= 1.0)).then(|| OptionProblem::new(option, message, hint))
+}
+
 /// A number that must not be 0 and is.
 fn none(option: &str) -> OptionProblem {
     let message = format!("`{option}` is 0, but must be at least 1");

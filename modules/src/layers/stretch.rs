@@ -7,14 +7,9 @@ use super::positions::{self, Lattice};
 
 /// Weights `[to, from]` of linear interpolation, as PyTorch's.
 fn linear(from: usize, to: usize) -> Vec<f32> {
-    let mut weights = vec![0.0; to * from];
-    for place in 0..to {
-        let at = ((place as f64 + 0.5) * from as f64 / to as f64 - 0.5).max(0.0);
-        let (low, part) = (at.floor() as usize, at - at.floor());
-        weights[place * from + low.min(from - 1)] += (1.0 - part) as f32;
-        weights[place * from + (low + 1).min(from - 1)] += part as f32;
-    }
-    weights
+    let mut unit = vec![0.0; from * from];
+    (0..from).for_each(|place| unit[place * from + place] = 1.0);
+    positions::stretch(&unit, from, to)
 }
 
 /// Weights `[to, from]` of bicubic interpolation between planes.
@@ -50,6 +45,18 @@ pub fn table(table: Tensor<3>, front: usize, from: Lattice, to: Lattice) -> Tens
         patches = weights.matmul(patches);
     }
     let patches = patches.reshape([1, to[0] * after, width]);
+    match front {
+        0 => patches,
+        _ => Tensor::cat(vec![table.slice_dim(1, 0..front), patches], 1),
+    }
+}
+
+/// The mean over time of a table `[1, front + T A, D]`, of which the first rows stay, for pictures of
+/// `places` patches: `[1, front + A, D]`.
+pub fn still(table: Tensor<3>, front: usize, places: usize) -> Tensor<3> {
+    let [_, rows, width] = table.dims();
+    let patches = table.clone().slice_dim(1, front..rows);
+    let patches = patches.reshape([(rows - front) / places, places, width]).mean_dim(0);
     match front {
         0 => patches,
         _ => Tensor::cat(vec![table.slice_dim(1, 0..front), patches], 1),

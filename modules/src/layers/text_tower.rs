@@ -16,7 +16,7 @@ use super::block::{self, Block, BlocksConfig, Context};
 use super::linear::Linear;
 use super::mlp::Activation;
 use super::norm::{Norm, NormKind, unit};
-use super::size::{check_share, side};
+use super::size::{check_eps, check_share, side};
 use super::tokens;
 use crate::init::Init;
 use crate::kind::Call;
@@ -234,6 +234,7 @@ impl TextTowerConfig {
             refuse("end", message, "give the end token of the tokenizer".to_owned());
         }
         problems.extend(check_share("drop_path", self.drop_path));
+        problems.extend(check_eps("eps", self.eps));
         problems
     }
 

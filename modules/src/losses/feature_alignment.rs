@@ -30,7 +30,7 @@ use crate::layers::linear::Linear;
 use crate::layers::mlp::{Activation, Mlp};
 use crate::layers::norm::{Norm, unit};
 use crate::layers::size::side;
-use crate::layers::{positions, tokens};
+use crate::layers::{positions, stretch, tokens};
 use crate::layout::Layout;
 use crate::published;
 use crate::tensors::Tensors;
@@ -159,13 +159,18 @@ impl FeatureAlignment {
     ) -> Tensor<4> {
         let batch = student.dims()[1];
         let drop = self.front[0].saturating_sub(self.front[1]);
-        let fits = |table: &&Param<Tensor<3>>| {
-            rows - self.front[1].saturating_sub(self.front[0]) + self.spare == table.lazy_shape()[1]
-        };
+        let needed = rows - self.front[1].saturating_sub(self.front[0]) + self.spare;
+        let extra = self.spare + self.front[0].min(self.front[1]);
+        let fits = |table: &&Param<Tensor<3>>| needed == table.lazy_shape()[1];
         let picture = self.img_pos_embed.as_ref().filter(fits);
         let table = picture.or(self.pos_embed.as_ref()).map(|table| {
+            // Pictures without a table of their own have the mean over time.
+            let table = match table.lazy_shape()[1] > needed {
+                true => stretch::still(table.val(), extra, needed - extra),
+                false => table.val(),
+            };
             let [_, rows, width] = table.dims();
-            let table = table.val().slice_dim(1, self.spare..rows);
+            let table = table.slice_dim(1, self.spare..rows);
             let table = table.expand([batch, rows - self.spare, width]);
             seen(table, visible, self.front[0].min(self.front[1]))
         });

@@ -76,6 +76,8 @@ pub struct Config {
     pub input: Input,
     /// Activation of the blocks; OpenAI's weights were trained with `quick_gelu`.
     pub activation: Activation,
+    /// ε of the norms.
+    pub eps: f64,
 }
 
 impl Default for Config {
@@ -89,6 +91,7 @@ impl Default for Config {
             table_side: None,
             input: Input::default(),
             activation: Activation::QuickGelu,
+            eps: 1e-5,
         }
     }
 }
@@ -109,7 +112,7 @@ impl Config {
         let size = Size { tubelet: 1, pool_heads: size.heads, ..size };
         let blocks = BlocksConfig {
             activation: self.activation,
-            norm: NormKind::Layer(1e-5),
+            norm: NormKind::Layer(self.eps),
             drop_path: self.drop_path,
             ..BlocksConfig::vit(size.width, size.depth, size.heads, size.hidden)
         };
@@ -201,6 +204,7 @@ impl Kind for Config {
             },
             "table_side": count_or(vision, "image_size", 224) / patch.max(1),
             "activation": word(vision, "hidden_act", "quick_gelu"),
+            "eps": vision["layer_norm_eps"].as_f64().unwrap_or(1e-5),
         });
         Some(Published { options, dims: Dims::new() })
     }

@@ -32,7 +32,7 @@ use crate::layers::learned_table::Stretch;
 use crate::layers::norm::NormKind;
 use crate::layers::size::{Size, SizeOptions};
 use crate::layout::Layout;
-use crate::published::{count_or, part, word};
+use crate::published::{count_or, only, part, word};
 use crate::tensors::Tensors;
 use crate::video::transform::Normalisation;
 
@@ -203,6 +203,10 @@ impl Kind for Config {
 
     fn published(config: &Value) -> Option<Published> {
         let vision = part(config, &["internvl_chat"], "vision_config", &["intern_vit_6b"])?;
+        let known = [("hidden_act", json!("gelu")), ("layer_norm_eps", json!(1e-6))];
+        if !only(vision, &known) {
+            return None;
+        }
         let patch = count_or(vision, "patch_size", 14);
         let options = json!({
             "size": {

@@ -36,7 +36,7 @@ use crate::layers::pool::AttentionPool;
 use crate::layers::size::{
     Size, SizeOptions, check_classes, check_named, check_share, check_taps, side,
 };
-use crate::layers::{positions, tokens};
+use crate::layers::{positions, stretch, tokens};
 use crate::layout::Layout;
 use crate::published::{self, count, dims, says, sides};
 use crate::rng::Key;
@@ -195,7 +195,11 @@ impl InternVideo2 {
         let frames = video.dims()[2];
         let x = self.patch_embed.forward(video);
         let [batch, all, width] = x.dims();
-        let table = self.table(frames / self.patch_embed.proj.weight.lazy_shape()[2]);
+        let times = frames / self.patch_embed.proj.weight.lazy_shape()[2];
+        let mut table = self.table(times);
+        if times == 1 && table.dims()[1] > 1 + all {
+            table = stretch::still(table, 1, all);
+        }
         let class = self.cls_token.val() + table.clone().slice_dim(1, 0..1);
         let x = x + table.slice_dim(1, 1..1 + all);
         let x = match visible {
@@ -304,7 +308,7 @@ impl Kind for Config {
         problems.extend(check_classes(self.classes));
         let frames = side(dims, "T");
         let made = self.table_frames.unwrap_or(frames);
-        let picture = self.positions == Positions::Picture && frames == size.tubelet;
+        let picture = self.positions != Positions::Separable && frames == size.tubelet;
         if frames > 0 && made != frames && !picture {
             let message = format!("a table for {made} frames, but clips of {frames}");
             let hint = "stretch the table when the weights are imported: rule `resize_time`";

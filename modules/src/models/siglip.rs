@@ -30,9 +30,10 @@ use crate::layers::block::BlocksConfig;
 use crate::layers::image_tower::{ImageTower, Input, Patches, PostNorm, Readout, TowerConfig};
 use crate::layers::learned_table::Stretch;
 use crate::layers::mlp::Activation;
+use crate::layers::norm::NormKind;
 use crate::layers::size::{Size, SizeOptions};
 use crate::layout::Layout;
-use crate::published::{count_or, part, says};
+use crate::published::{count_or, part, says, word};
 use crate::tensors::Tensors;
 use crate::video::transform::Normalisation;
 
@@ -79,6 +80,10 @@ pub struct Config {
     pub table_side: Option<usize>,
     /// How the pixels that arrive are normalised.
     pub input: Input,
+    /// Activation of the blocks; all published weights were trained with `gelu_tanh`.
+    pub activation: Activation,
+    /// ε of the norms.
+    pub eps: f64,
 }
 
 impl Default for Config {
@@ -93,16 +98,24 @@ impl Default for Config {
             drop_path: 0.0,
             table_side: None,
             input: Input::default(),
+            activation: Activation::GeluTanh,
+            eps: 1e-6,
         }
     }
 }
 
 /// The parts that both generations share.
-pub fn parts(preset: Size, side: Option<usize>, given: &SizeOptions) -> TowerConfig {
+pub fn parts(
+    preset: Size,
+    side: Option<usize>,
+    given: &SizeOptions,
+    (activation, eps): (Activation, f64),
+) -> TowerConfig {
     let size = preset.with(given);
     let size = Size { tubelet: 1, pool_heads: size.heads, pooled: size.width, ..size };
     let blocks = BlocksConfig {
-        activation: Activation::GeluTanh,
+        activation,
+        norm: NormKind::Layer(eps),
         ..BlocksConfig::vit(size.width, size.depth, size.heads, size.hidden)
     };
     TowerConfig {
@@ -162,7 +175,7 @@ impl Config {
             Preset::Giant => (at_16(Size::vit(40, 1536, 16, 6144)), Some(16)),
             Preset::Tiny => (Size::TINY, None),
         };
-        let mut tower = parts(preset, self.table_side.or(side), &self.size);
+        let mut tower = parts(preset, self.table_side.or(side), &self.size, (self.activation, self.eps));
         tower.blocks.drop_path = self.drop_path;
         let (input, tap_inputs) = (self.input, self.tap_inputs);
         let (tap_interval, mean_of_units) = (self.tap_interval, self.mean_of_units);
@@ -212,6 +225,8 @@ impl Kind for Config {
         let options = json!({
             "size": published_size(vision),
             "table_side": count_or(vision, image, 224) / patch.max(1),
+            "activation": word(vision, "hidden_act", "gelu_pytorch_tanh"),
+            "eps": vision["layer_norm_eps"].as_f64().unwrap_or(1e-6),
         });
         Some(Published { options, dims: Dims::new() })
     }

@@ -33,9 +33,10 @@ use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
 use crate::layers::image_tower::{ImageTower, Input, Patches, TowerConfig};
 use crate::layers::learned_table::Stretch;
+use crate::layers::mlp::Activation;
 use crate::layers::size::{Size, SizeOptions};
 use crate::layout::Layout;
-use crate::published::{count_or, part};
+use crate::published::{count_or, part, word};
 use crate::tensors::Tensors;
 
 /// Published sizes, and one for laptops.
@@ -71,6 +72,10 @@ pub struct Config {
     pub table_side: Option<usize>,
     /// How the pixels of `video` are normalised.
     pub input: Input,
+    /// Activation of the blocks; all published weights were trained with `gelu_tanh`.
+    pub activation: Activation,
+    /// ε of the norms.
+    pub eps: f64,
 }
 
 impl Default for Config {
@@ -83,6 +88,8 @@ impl Default for Config {
             drop_path: 0.0,
             table_side: None,
             input: Input::default(),
+            activation: Activation::GeluTanh,
+            eps: 1e-6,
         }
     }
 }
@@ -96,7 +103,7 @@ impl Config {
             Preset::So400m => (at_16(Size::vit(27, 1152, 16, 4304)), 16),
             Preset::Tiny => (Size::TINY, 4),
         };
-        let mut tower = parts(preset, self.table_side.or(Some(side)), &self.size);
+        let mut tower = parts(preset, self.table_side.or(Some(side)), &self.size, (self.activation, self.eps));
         tower.blocks.drop_path = self.drop_path;
         TowerConfig {
             patches: Patches::Matrix,
@@ -182,6 +189,8 @@ impl Kind for Config {
         let options = json!({
             "size": published_size(vision),
             "table_side": count_or(vision, "num_patches", 256).isqrt(),
+            "activation": word(vision, "hidden_act", "gelu_pytorch_tanh"),
+            "eps": vision["layer_norm_eps"].as_f64().unwrap_or(1e-6),
         });
         Some(Published { options, dims: Dims::new() })
     }

@@ -38,7 +38,7 @@ use crate::layers::size::{
 };
 use crate::layers::tokens;
 use crate::layout::Layout;
-use crate::published::{count, dims, hidden, is_a, says, sides};
+use crate::published::{count, dims, hidden, is_a, only, says, sides};
 use crate::tensors::Tensors;
 
 /// Published sizes, and one for laptops.
@@ -169,6 +169,9 @@ impl Config {
 
 impl Config {
     fn of_transformers(config: &Value) -> Option<Published> {
+        if !only(config, &[("hidden_act", json!("gelu")), ("qkv_bias", json!(true)), ("qv_bias", json!(true))]) {
+            return None;
+        }
         let [height, width] = sides(config, "image_size")?;
         let mut options = json!({
             "size": {

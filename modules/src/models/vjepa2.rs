@@ -37,7 +37,7 @@ use crate::layers::size::{
 };
 use crate::layers::tokens;
 use crate::layout::Layout;
-use crate::published::{count, hidden};
+use crate::published::{count, hidden, only};
 use crate::tensors::Tensors;
 
 /// Published sizes, and one for laptops.
@@ -129,6 +129,13 @@ pub(crate) fn official_blocks(layout: Layout) -> Layout {
         (".attn.k.bias", ".attn.qkv.bias[1/3]"),
         (".attn.v.bias", ".attn.qkv.bias[2/3]"),
     ])
+}
+
+/// Whether the switches of a configuration are those that encoder and predictor have.
+pub(crate) fn computed(config: &Value) -> bool {
+    let eps = json!(1e-6);
+    let known = [("hidden_act", json!("gelu")), ("qkv_bias", json!(true))];
+    only(config, &known) && only(config, &[("layer_norm_eps", eps.clone()), ("ln_eps", eps)])
 }
 
 impl Config {
@@ -256,6 +263,9 @@ impl Kind for Config {
     }
 
     fn published(config: &Value) -> Option<Published> {
+        if !computed(config) {
+            return None;
+        }
         let official = config.get("use_rope").is_some() && config.get("embed_dim").is_some();
         let names = match config["model_type"].as_str() {
             Some("vjepa2") => ["hidden_size", "num_hidden_layers", "num_attention_heads"],

@@ -23,7 +23,7 @@ use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::vjepa2::{check_head, hf_blocks, official_blocks};
+use super::vjepa2::{computed, check_head, hf_blocks, official_blocks};
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
@@ -228,6 +228,9 @@ impl Kind for Config {
     }
 
     fn published(config: &Value) -> Option<Published> {
+        if !computed(config) {
+            return None;
+        }
         let hf = config["model_type"] == "vjepa2";
         let of = if hf { config } else { config.get("predictor")? };
         let names = if hf {

@@ -52,6 +52,8 @@ pub struct Config {
     pub end: Option<usize>,
     /// Activation of the blocks; OpenAI's weights were trained with `quick_gelu`.
     pub activation: Activation,
+    /// ε of the norms.
+    pub eps: f64,
     /// Drop path rate of the last block, when the node trains.
     pub drop_path: f64,
 }
@@ -63,6 +65,7 @@ impl Default for Config {
             size: TextSizeOptions::default(),
             end: None,
             activation: Activation::QuickGelu,
+            eps: 1e-5,
             drop_path: 0.0,
         }
     }
@@ -79,7 +82,7 @@ impl Config {
         let size = preset.with(&self.size);
         TextTowerConfig {
             size,
-            eps: 1e-5,
+            eps: self.eps,
             activation: self.activation,
             drop_path: self.drop_path,
             causal: true,
@@ -152,6 +155,7 @@ impl Kind for Config {
             },
             "end": if end == 2 { vocab as u64 - 1 } else { end },
             "activation": word(text, "hidden_act", "quick_gelu"),
+            "eps": text["layer_norm_eps"].as_f64().unwrap_or(1e-5),
         });
         Some(Published { options, dims: Dims::new() })
     }

@@ -227,6 +227,11 @@ impl Kind for Config {
         if config["model_type"] != "modernbert" || biases.iter().any(|name| config[name] == true) {
             return None;
         }
+        let gelu = serde_json::json!("gelu");
+        let acts = [("hidden_activation", gelu.clone()), ("classifier_activation", gelu)];
+        if !crate::published::only(config, &acts) {
+            return None;
+        }
         let count = |name: &str| config[name].as_u64();
         let theta = |name: &str, of: &str| {
             let nested = config["rope_parameters"][of]["rope_theta"].as_f64();

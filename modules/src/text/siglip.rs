@@ -26,7 +26,7 @@ use crate::kind::{self, Call, Kind, Published};
 use crate::layers::mlp::Activation;
 use crate::layers::text_tower::{ReadToken, TextSize, TextSizeOptions, TextTower, TextTowerConfig};
 use crate::layout::Layout;
-use crate::published::{count_or, part};
+use crate::published::{count_or, part, word};
 use crate::tensors::Tensors;
 
 /// Published sizes, and one for laptops.
@@ -51,7 +51,7 @@ pub enum Preset {
 }
 
 /// Options.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Size to start from.
@@ -60,6 +60,22 @@ pub struct Config {
     pub size: TextSizeOptions,
     /// Drop path rate of the last block, when the node trains.
     pub drop_path: f64,
+    /// Activation of the blocks; all published weights were trained with `gelu_tanh`.
+    pub activation: Activation,
+    /// ε of the norms.
+    pub eps: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            preset: Preset::default(),
+            size: TextSizeOptions::default(),
+            drop_path: 0.0,
+            activation: Activation::GeluTanh,
+            eps: 1e-6,
+        }
+    }
 }
 
 impl Config {
@@ -79,8 +95,8 @@ impl Config {
         };
         TextTowerConfig {
             size: preset.with(&self.size),
-            eps: 1e-6,
-            activation: Activation::GeluTanh,
+            eps: self.eps,
+            activation: self.activation,
             drop_path: self.drop_path,
             causal: false,
             read: ReadToken::Last,
@@ -138,6 +154,8 @@ impl Kind for Config {
                 "hidden": count_or(text, "intermediate_size", 3072),
                 "pooled": count_or(text, "projection_size", width),
             },
+            "activation": word(text, "hidden_act", "gelu_pytorch_tanh"),
+            "eps": text["layer_norm_eps"].as_f64().unwrap_or(1e-6),
         });
         Some(Published { options, dims: Dims::new() })
     }

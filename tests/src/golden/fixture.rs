@@ -100,6 +100,13 @@ impl Fixture {
         self.config[field].as_f64().unwrap_or_else(|| panic!("`{field}` is no number"))
     }
 
+    /// Whole numbers of the configuration.
+    pub fn list(&self, field: &str) -> Tensor<1, Int> {
+        let list = self.config[field].as_array().unwrap_or_else(|| panic!("`{field}` is no list"));
+        let list: Vec<i64> = list.iter().filter_map(Value::as_i64).collect();
+        Tensor::from_data(list.as_slice(), &crate::device::device())
+    }
+
     /// A switch of the configuration; off when absent.
     pub fn flag(&self, field: &str) -> bool {
         self.config[field].as_bool().unwrap_or(false)

@@ -202,7 +202,7 @@ pub fn check_clip(folder: &Path) -> Report {
     let both = Embedded { image, text: words };
 
     let tower = vision.module.valid();
-    let x = tower.embed(pixels.clone().inner());
+    let x = tower.embed(tower.pictures(pixels.clone().inner()));
     at.meet("vision_embeddings", x.clone());
     let x = tower.enter(x);
     at.meet("vision_pre_ln", x.clone());

@@ -17,7 +17,7 @@ use schemas::dims::Dims;
 use serde_json::{Value, json};
 
 use super::fixture::{Array, Arrays, Fixture};
-use super::network::{Network, autodiff, check_coverage, dims, followed, port};
+use super::network::{Network, autodiff, check_coverage, check_moments, dims, port};
 use super::report::Report;
 use super::vjepa2::meet_named;
 
@@ -168,8 +168,8 @@ fn predict(
 pub fn check_stage1(folder: &Path) -> Report {
     let at = Setting::new(folder);
     let mut report = at.report();
-    let taps = at.fixture.config["student_return_layers"].as_array().map(Vec::len);
-    let encoder = at.encoder(WEIGHTS, taps);
+    // All blocks are tapped: the listed ones lie at any distance.
+    let encoder = at.encoder(WEIGHTS, Some(at.fixture.count("depth")));
     let places = at.places("input.mask");
     let visible = places[0].dims()[1];
     let predictor = at.predictor(false, visible);
@@ -193,6 +193,7 @@ pub fn check_stage1(folder: &Path) -> Report {
     let pooled: Tensor<2> = port(&mut seen, "pooled");
     report.meet("mid.attn_pool", &Array::of(pooled.clone()));
     let student: Tensor<4> = port(&mut seen, "layers");
+    let student = student.select(0, at.fixture.list("student_return_layers"));
     let clip_middle = check_middle(&mut report, &at, &middle, student, &places[0]);
     let clip_final = check_final(&mut report, &at, &last, pooled);
     let states: Tensor<3> = port(&mut predict(&predictor, &tokens, &places), "states");
@@ -291,6 +292,9 @@ fn check_diffusion(
     let width = states.dims()[2];
     let z = states.reshape([batch * vectors, width]);
     let noise = at.io["input.noise"].float::<2>(&device());
+    // Repeats are outermost.
+    let repeats = noise.dims()[0] / (batch * vectors);
+    let [target, z] = [target, z].map(|rows| rows.repeat_dim(0, repeats));
     let t: Vec<usize> = at.io["input.t"].values.iter().map(|t| *t as usize).collect();
     let module = &paint.module;
     let x = module.process.q_sample(target.clone(), &t, noise.clone());
@@ -368,8 +372,7 @@ pub fn check_stage2(folder: &Path) -> Report {
     meet_named(&mut report, "grad.", &gradients);
 
     let named = ("models/internvideo_next", &at.clip);
-    let after = followed(&at.fixture, &teacher, named, [TEACHER, WEIGHTS], 0.998);
-    meet_named(&mut report, "ema.m0998.", &after);
+    check_moments(&mut report, (&at.fixture, &at.io), &teacher, named, [TEACHER, WEIGHTS]);
     report.finish()
 }
 

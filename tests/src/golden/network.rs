@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use super::fixture::{Array, Arrays, Fixture};
 use super::report::Report;
+use super::vjepa2::meet_named;
 
 /// The device that fixtures run on, with autodiff.
 pub fn autodiff() -> Device {
@@ -123,6 +124,22 @@ pub fn followed<K: Kind + std::fmt::Debug>(
     };
     let pieces = parameters::list(&network.module).into_iter().filter_map(piece).collect();
     arrays(pieces)
+}
+
+/// Compares all `ema.<m0 and digits>.<key>`: `m0998` is a decay of 0.998.
+pub fn check_moments<K: Kind + std::fmt::Debug>(
+    report: &mut Report,
+    (fixture, arrays): (&Fixture, &Arrays),
+    network: &Network<K>,
+    named: (&str, &Dims),
+    files: [&str; 2],
+) {
+    let digits = |key: &String| Some(key.strip_prefix("ema.m0")?.split_once('.')?.0.to_owned());
+    for digits in arrays.keys().filter_map(digits).collect::<BTreeSet<_>>() {
+        let decay = format!("0.{digits}").parse().expect("digits");
+        let after = followed(fixture, network, named, files, decay);
+        meet_named(report, &format!("ema.m0{digits}."), &after);
+    }
 }
 
 /// Tensors of a file from parts of it.

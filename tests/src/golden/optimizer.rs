@@ -127,11 +127,12 @@ fn check_step(
     net
 }
 
-/// Gradients of four equal parts of the batch, summed.
+/// Gradients of four equal parts of the batch, or of as many as divide it, summed.
 fn check_accumulation(report: &mut Report, fixture: &Fixture, inputs: &Arrays) {
     let (net, device) = (Net::load(fixture), autodiff());
     let (x, y) = (inputs["x"].float::<2>(&device), inputs["y"].float::<2>(&device));
-    let parts = 4;
+    let rows = x.dims()[0];
+    let parts = (1..=4).rev().find(|parts| rows.is_multiple_of(*parts)).unwrap_or(1);
     let mut sums = std::collections::BTreeMap::<String, AnyTensor>::new();
     for (x, y) in x.chunk(parts, 0).into_iter().zip(y.chunk(parts, 0)) {
         let loss = net.loss(x, y).div_scalar(parts as f64);
@@ -166,11 +167,11 @@ fn check_schedules(report: &mut Report, fixture: &Fixture) {
         Some(after) => cosine.lr_at(after, total - warmup),
         None => line.lr_at(step, total),
     });
-    // Start and length of this warm-up are read from the table: it ends where the rate peaks.
+    // Start and length of this warm-up are read from the table: the cosine begins with the peak.
     let given = report.values("schedule.videomae_cosine");
-    let peak = given.iter().position(|v| (v - base.lr).abs() < 1e-6 * base.lr);
+    let peak = given.iter().rposition(|v| (v - base.lr).abs() < 1e-6 * base.lr);
     let warm =
-        Optimizer { warmup: peak.map_or(0, |p| p as u64 + 1), warmup_lr: given[0], ..base.clone() };
+        Optimizer { warmup: peak.map_or(0, |p| p as u64), warmup_lr: given[0], ..base.clone() };
     let steps = given.len() as u64;
     table(report, "videomae_cosine", &|step| warm.lr_at(step, steps));
     let blocks = fixture.count("num_layers");
