@@ -209,10 +209,10 @@ impl Trial {
             let arrays = if input { &self.inputs } else { &self.expected };
             let blocks = port == "layers" && arrays.contains_key(&format!("{array}.0"));
             if !arrays.contains_key(array) && !blocks {
-                let names: Vec<&str> = arrays.keys().map(String::as_str).collect();
-                let file = if input { "inputs" } else { "expected" };
-                let names = names.join(", ");
-                return fail(format!("the {file} hold no array `{array}`; there are {names}"));
+                let names = arrays.keys().filter(|name| !name.starts_with("grad_"));
+                let names = names.map(String::as_str).collect::<Vec<_>>().join(", ");
+                let which = if input { "an input" } else { "an expected output" };
+                return fail(format!("no array of {which} is named `{array}`; there are {names}"));
             }
         }
         Ok(())
