@@ -122,6 +122,11 @@ pub trait Kind: Serialize + DeserializeOwned + JsonSchema + Clone + Send + 'stat
         0
     }
 
+    /// Rows of the table of words, when there is one.
+    fn vocabulary(&self) -> Option<usize> {
+        None
+    }
+
     /// Floating point operations of one forward pass; 0 when unknown.
     fn flops(&self, _dims: &Dims) -> u64 {
         0

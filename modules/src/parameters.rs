@@ -183,8 +183,9 @@ impl ModuleMapper for Load<'_> {
         let (path, shape) = (self.trail.path(), param.lazy_shape().to_vec());
         match (self.find)(&Parameter { path, shape, linear: self.trail.linear() }) {
             Some(found) => {
-                let id = param.id;
-                param.transform_for_load(found.into_float::<D>(), id)
+                let (id, found) = (param.id, found.into_float::<D>());
+                let autodiff = param.lazy_device().is_autodiff();
+                param.transform_for_load(if autodiff { found.autodiff() } else { found }, id)
             }
             None => param,
         }

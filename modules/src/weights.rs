@@ -25,6 +25,7 @@ use crate::kind::Kind;
 use crate::layout::{Layout, Slot};
 use crate::parameters::{self, Parameter};
 use crate::tensors::AnyTensor;
+use crate::tokenizer::Tokenizer;
 
 /// What a weights file covered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,7 +71,19 @@ pub fn check<K: Kind>(
     (name, file): (&str, &Path),
 ) -> Result<(), NodeError> {
     let parameters = parameters::list(module);
-    keys::find(&open(kind, name, file)?, &parameters, &layouts(kind)).map(|_| ())
+    keys::find(&open(kind, name, file)?, &parameters, &layouts(kind))?;
+    check_tokenizer(kind, file)
+}
+
+/// Refuses a folder whose tokenizer has ids beyond the network's table of words.
+fn check_tokenizer<K: Kind>(kind: &K, folder: &Path) -> Result<(), NodeError> {
+    let Some(rows) = kind.vocabulary().filter(|_| folder.is_dir()) else { return Ok(()) };
+    // A folder of weights need not hold a tokenizer, or one that is known here.
+    let Ok(tokenizer) = Tokenizer::open(folder) else { return Ok(()) };
+    tokenizer.check_vocabulary(rows).map_err(|error| {
+        let reason = format!("its tokenizer is not that of this network: {error}");
+        NodeError::Weights { file: folder.display().to_string(), reason }
+    })
 }
 
 /// The layouts of a kind, and its own paths.

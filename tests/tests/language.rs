@@ -166,6 +166,26 @@ fn read_count(state: &Part) -> usize {
     state.tensors.keys().filter(|name| name.starts_with("parameter.")).count()
 }
 
+#[test]
+fn a_tokenizer_with_more_words_than_the_network_is_refused() {
+    let golden = tests::command::root().join("tests/golden");
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden.join("llama").join(name), folder.path().join(name)).expect(name);
+    }
+    let text = std::fs::read_to_string(folder.path().join("config.json")).expect("words");
+    let config = serde_json::from_str(&text).expect("JSON");
+    let found = (entry().published)(&config).remove(0);
+    let options = (entry().resolve)(&found.options).expect("the options are right");
+    let mut spec = NodeSpec::alone("text/causal_lm", options, found.dims);
+    spec.weights = Some(folder.path().to_owned());
+    (entry().check_weights)(&spec).unwrap_or_else(fail);
+    let tokenizer = golden.join("tokenizer_wordpiece/tokenizer.json");
+    std::fs::copy(tokenizer, folder.path().join("tokenizer.json")).expect("copied");
+    let error = (entry().check_weights)(&spec).unwrap_err().to_string();
+    assert!(error.contains("its tokenizer is not that of this network"), "{error}");
+}
+
 fn model(options: Value) -> CausalLm {
     let config: Config = serde_json::from_value(options).expect("the options are right");
     config.init(&Dims::new(), &Init::new(7, "lm", &device::device()))

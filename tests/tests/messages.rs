@@ -64,7 +64,7 @@ fn copy() -> tempfile::TempDir {
         save(&format!("{name}/adapter_model.safetensors"), tensors);
     };
     let (a, b) = ("base_model.model.head.lora_A.weight", "base_model.model.head.lora_B.weight");
-    let (left, right): ((&str, &[usize]), (&str, &[usize])) = ((a, &[4, 96]), (b, &[8, 4]));
+    let [left, right]: [(&str, &[usize]); 2] = [(a, &[4, 96]), (b, &[8, 4])];
     adapters("good", "head", &[left, right]);
     adapters("target", "q_proj", &[left, right]);
     adapters("shape", "head", &[(a, &[2, 96]), right]);
