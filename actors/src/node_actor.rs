@@ -121,6 +121,9 @@ impl NodeActor {
             let old = self.node.take().filter(|_| !role.fresh);
             if old.is_some() {
                 spec.weights = None; // they were loaded once and may have been trained since
+                if let Some(lora) = &mut spec.lora {
+                    lora.from = None;
+                }
             }
             let factory = self.workplace.factory.clone();
             let mut node = guarded(|| factory(&spec))?;

@@ -27,7 +27,7 @@ pub struct Origin {
     pub base: PathBuf,
     /// Hash of graph, curriculum and seed. A run resumes only under the same.
     pub graph: String,
-    /// SHA-256 of every weights file.
+    /// SHA-256 of every weights file, those of adapters too.
     pub weights: BTreeMap<String, String>,
 }
 
@@ -36,9 +36,12 @@ impl Origin {
     pub fn of(graph: &Graph, base: &Path) -> Self {
         let mut weights = BTreeMap::new();
         for node in graph.stages.iter().flat_map(|stage| stage.nodes.values()) {
-            let Some(file) = &node.spec.weights else { continue };
-            if let Ok(bytes) = fs::read(file) {
-                weights.insert(file.display().to_string(), hex(&Sha256::digest(bytes)));
+            let adapters = node.spec.lora.as_ref().and_then(|lora| lora.from.as_ref());
+            let adapters = adapters.map(|folder| folder.join("adapter_model.safetensors"));
+            for file in node.spec.weights.iter().chain(&adapters) {
+                if let Ok(bytes) = fs::read(file) {
+                    weights.insert(file.display().to_string(), hex(&Sha256::digest(bytes)));
+                }
             }
         }
         Self {

@@ -12,6 +12,8 @@ use schemas::graph::{Graph, Surroundings};
 use schemas::layers::{self, Layer};
 use schemas::yaml::Located;
 
+use crate::origin::Origin;
+
 /// The layers over an experiment file.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub struct Overrides {
@@ -103,6 +105,15 @@ pub fn experiment(file: &Path, overrides: &Overrides) -> anyhow::Result<Outcome>
     }
     problems.extend(outcome.err().unwrap_or_default());
     Ok(Err(problems))
+}
+
+/// Reads the experiment of a run; relative paths are looked up where it began.
+pub fn run(folder: &Path) -> anyhow::Result<Outcome> {
+    let layer = file_layer(&folder.join("experiment.yaml"))?;
+    let origin = fs::read(folder.join("origin.json")).ok();
+    let origin = origin.and_then(|text| serde_json::from_slice::<Origin>(&text).ok());
+    let base = origin.map_or_else(|| folder.to_owned(), |origin| origin.base);
+    Ok(check(&[layer], &base))
 }
 
 fn file_layer(file: &Path) -> anyhow::Result<Layer> {

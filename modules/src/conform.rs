@@ -2,28 +2,34 @@
 //!
 //! A folder of references holds `config.json`, `inputs.safetensors`, `expected.safetensors`, the
 //! weights, and on request `meta.json` with a tolerance. Arrays are named like ports, or as other
-//! codes name them ([`ALIASES`]). `grad_input.<input>` and `grad_param.<key>` are gradients of the
+//! codes name them ([`ALIASES`]), or as the caller says. Arrays `hidden.<i>` are the outputs of blocks
+//! and are compared with those that the `layers` port holds. `grad_input.<input>` and `grad_param.<key>` are gradients of the
 //! `loss` port, or of the sum of an output times `cotangent.<output>`; a single `cotangent` belongs
 //! to the output of its shape.
+
+mod array;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Gradients, Tensor};
 use schemas::dims::Dims;
-use schemas::entry::{Compared, Conformance};
+use schemas::entry::{Against, Compared, Conformance};
 use schemas::node::{At, NodeError, NodeSpec};
 use schemas::port::{Elements, Port, Ports};
 use serde_json::Value;
 
-use crate::archive::{Archive, Dtype};
+use crate::archive::Archive;
 use crate::kind::{Call, Kind, make, read};
+use crate::layers::block;
 use crate::layout::Slot;
 use crate::parameters;
 use crate::rng::Key;
 use crate::tensors::{AnyTensor, Tensors};
 use crate::weights;
+
+use array::{Array, arrays, places, swapped};
 
 /// Names that other codes give to what travels through a port.
 const ALIASES: [(&str, &[&str]); 11] = [
@@ -44,34 +50,8 @@ const ALIASES: [(&str, &[&str]); 11] = [
 /// in f32.
 const FLOOR: f64 = 5e-2;
 
-/// An array of a reference file.
-#[derive(Debug, Clone, PartialEq)]
-struct Array {
-    shape: Vec<usize>,
-    values: Vec<f64>,
-    float: bool,
-}
-
 fn fault(path: &Path, reason: impl Into<String>) -> NodeError {
     NodeError::Weights { file: path.display().to_string(), reason: reason.into() }
-}
-
-fn arrays(path: &Path) -> Result<BTreeMap<String, Array>, NodeError> {
-    let archive = Archive::open(path)?;
-    let mut arrays = BTreeMap::new();
-    for (key, info) in archive.keys() {
-        let stored = archive.get(key)?;
-        let values = match info.dtype {
-            Dtype::I64 => {
-                let one = |b: &[u8; 8]| i64::from_le_bytes(*b) as f64;
-                stored.bytes.as_chunks::<8>().0.iter().map(one).collect()
-            }
-            _ => stored.to_f32().into_iter().map(f64::from).collect(),
-        };
-        let (shape, float) = (info.shape.to_vec(), info.dtype.is_float());
-        arrays.insert(key.to_owned(), Array { shape, values, float });
-    }
-    Ok(arrays)
 }
 
 /// The worst value of an array beside its reference, in shares of the tolerance.
@@ -87,15 +67,25 @@ pub fn compare(name: &str, got: &[f64], expected: &[f64], tolerance: f64) -> Com
     Compared { name: name.to_owned(), index, got: at(got), expected: at(expected), share }
 }
 
-/// Names under which a port may be in a reference.
-fn names(port: &str) -> impl Iterator<Item = &str> {
-    let others = ALIASES.iter().filter(move |(name, _)| *name == port);
-    std::iter::once(port).chain(others.flat_map(|(_, names)| names.iter().copied()))
+/// Names under which a port may be in a reference: those that are said, else its own and those that
+/// other codes give it.
+fn names<'a>(port: &'a str, said: &'a [(String, String)]) -> Vec<&'a str> {
+    let own = said.iter().filter(|(name, _)| name == port).map(|(_, array)| array.as_str());
+    let own: Vec<&str> = own.collect();
+    if !own.is_empty() {
+        return own;
+    }
+    let others = ALIASES.iter().filter(|(name, _)| *name == port);
+    std::iter::once(port).chain(others.flat_map(|(_, names)| names.iter().copied())).collect()
 }
 
 /// What a port is given: the array of its name, with its dims in the order of the port.
-fn given(port: &Port, inputs: &BTreeMap<String, Array>) -> Option<(String, Array)> {
-    let name = names(&port.name).find(|name| inputs.contains_key(*name))?;
+fn given(
+    port: &Port,
+    inputs: &BTreeMap<String, Array>,
+    said: &[(String, String)],
+) -> Option<(String, Array)> {
+    let name = names(&port.name, said).into_iter().find(|name| inputs.contains_key(*name))?;
     let mut array = inputs[name].clone();
     let rank = port.dims.split_whitespace().count();
     let bools = !array.float && array.values.iter().all(|v| *v == 0.0 || *v == 1.0);
@@ -108,47 +98,6 @@ fn given(port: &Port, inputs: &BTreeMap<String, Array>) -> Option<(String, Array
         array = swapped(&array);
     }
     (array.shape.len() == rank).then(|| (name.to_owned(), array))
-}
-
-/// Where each row holds a value; every row holds it equally often.
-fn places(array: &Array, value: f64) -> Option<Array> {
-    let [rows, columns] = array.shape[..] else { return None };
-    let found = |row: &[f64]| -> Vec<f64> {
-        let row = row.iter().enumerate();
-        row.filter(|(_, held)| **held == value).map(|(i, _)| i as f64).collect()
-    };
-    let rows_of: Vec<Vec<f64>> = array.values.chunks(columns.max(1)).map(found).collect();
-    let count = rows_of.first().map_or(0, Vec::len);
-    let even = rows_of.iter().all(|row| row.len() == count);
-    let values = rows_of.concat();
-    even.then_some(Array { shape: vec![rows, count], values, float: false })
-}
-
-/// A clip `[B, T, 3, H, W]` as `[B, 3, T, H, W]`, and the reverse.
-fn swapped(array: &Array) -> Array {
-    let [b, m, n, h, w] = array.shape[..] else { return array.clone() };
-    let plane = h * w;
-    let mut values = Vec::with_capacity(array.values.len());
-    for (sample, second) in (0..b).flat_map(|s| (0..n).map(move |second| (s, second))) {
-        for first in 0..m {
-            let start = ((sample * m + first) * n + second) * plane;
-            values.extend_from_slice(&array.values[start..start + plane]);
-        }
-    }
-    Array { shape: vec![b, n, m, h, w], values, float: array.float }
-}
-
-impl Array {
-    fn tensor(&self, float: bool) -> Option<AnyTensor> {
-        let device = crate::device::host();
-        let shape = self.shape.clone();
-        let data = if float {
-            TensorData::new(self.values.iter().map(|v| *v as f32).collect::<Vec<_>>(), shape)
-        } else {
-            TensorData::new(self.values.iter().map(|v| *v as i64).collect::<Vec<_>>(), shape)
-        };
-        AnyTensor::from_data(data, &device)
-    }
 }
 
 fn values(tensor: &AnyTensor) -> Vec<f64> {
@@ -204,13 +153,14 @@ struct Trial {
 }
 
 impl Trial {
-    fn open(folder: &Path, tolerance: Option<f64>) -> Result<Self, NodeError> {
+    fn open(against: &Against) -> Result<Self, NodeError> {
+        let folder = &against.folder;
         let meta = std::fs::read_to_string(folder.join("meta.json")).ok();
         let meta: Value = meta.and_then(|m| serde_json::from_str(&m).ok()).unwrap_or_default();
         Ok(Self {
             expected: arrays(&file(folder, ["expected.safetensors", "io.safetensors"]))?,
             inputs: arrays(&file(folder, ["inputs.safetensors", "io.safetensors"]))?,
-            tolerance: tolerance.unwrap_or_else(|| suggested(&meta)),
+            tolerance: against.tolerance.unwrap_or_else(|| suggested(&meta)),
             compared: Vec::new(),
             done: BTreeSet::new(),
         })
@@ -224,6 +174,48 @@ impl Trial {
         }
         self.compared.push(compare(name, got, &expected.values, self.tolerance));
         self.done.insert(name.to_owned())
+    }
+
+    /// Compares what the blocks gave with arrays `<name>.<i>`, one for each block.
+    fn meet_blocks<K: Kind>(&mut self, kind: &K, name: &str, layers: &AnyTensor) {
+        let depth = kind.layers();
+        let count = (0..).take_while(|i| self.expected.contains_key(&format!("{name}.{i}")));
+        let (found, taps) = (values(layers), layers.shape()[0]);
+        let options = serde_json::to_value(kind).unwrap_or_default();
+        let inputs = options["tap_inputs"].as_bool().unwrap_or(false);
+        let width = layers.shape().last().copied().unwrap_or(1).max(1);
+        let unit = |row: &[f64]| (row.iter().map(|v| v * v).sum::<f64>() - 1.0).abs() < 1e-3;
+        let units = found.chunks(width).all(unit);
+        if count.count() != depth || inputs || units || !(1..=depth).contains(&taps) {
+            return; // not the outputs of all blocks, or not as they are in the stream
+        }
+        let interval = options["tap_interval"].as_f64().unwrap_or(1.0);
+        let places = block::taps(depth, taps, interval);
+        for (place, one) in places.into_iter().zip(found.chunks(found.len() / taps)) {
+            self.meet(&format!("{name}.{place}"), one);
+        }
+    }
+
+    /// Every name that was said must be one of a port and of an array.
+    fn check_names(&self, ports: &Ports, against: &Against) -> Result<(), NodeError> {
+        let all = || ports.inputs.iter().chain(&ports.outputs).map(|port| port.name.as_str());
+        for (port, array) in &against.names {
+            let fail = |reason: String| Err(fault(&against.folder, reason));
+            if !all().any(|name| name == port) {
+                let names = all().collect::<Vec<_>>().join(", ");
+                return fail(format!("no port is named `{port}`; there are {names}"));
+            }
+            let input = ports.inputs.iter().any(|one| one.name == *port);
+            let arrays = if input { &self.inputs } else { &self.expected };
+            let blocks = port == "layers" && arrays.contains_key(&format!("{array}.0"));
+            if !arrays.contains_key(array) && !blocks {
+                let names = arrays.keys().filter(|name| !name.starts_with("grad_"));
+                let names = names.map(String::as_str).collect::<Vec<_>>().join(", ");
+                let which = if input { "an input" } else { "an expected output" };
+                return fail(format!("no array of {which} is named `{array}`; there are {names}"));
+            }
+        }
+        Ok(())
     }
 
     /// The output to go back from, and its gradient.
@@ -295,19 +287,17 @@ fn suggested(meta: &Value) -> f64 {
 }
 
 /// Compares a kind with a folder of references: outputs, and gradients where there are any.
-pub fn run<K: Kind>(
-    spec: &NodeSpec,
-    folder: &Path,
-    tolerance: Option<f64>,
-) -> Result<Conformance, NodeError> {
+pub fn run<K: Kind>(spec: &NodeSpec, against: &Against) -> Result<Conformance, NodeError> {
+    let folder = against.folder.as_path();
     let (kind, mut dims) = setting::<K>(spec, folder)?;
-    let mut trial = Trial::open(folder, tolerance)?;
+    let mut trial = Trial::open(against)?;
     let all: Vec<String> = kind.ports(&[]).inputs.into_iter().map(|port| port.name).collect();
     let ports = kind.ports(&all);
+    trial.check_names(&ports, against)?;
     let mut tensors = Tensors::new();
     let mut leaves = Vec::new();
     for port in &ports.inputs {
-        let Some((name, array)) = given(port, &trial.inputs) else { continue };
+        let Some((name, array)) = given(port, &trial.inputs, &against.names) else { continue };
         bind(&mut dims, port, &array);
         let float = port.elements == Elements::Float;
         let Some(tensor) = array.tensor(float) else { continue };
@@ -334,8 +324,11 @@ pub fn run<K: Kind>(
     let outputs = kind.forward(&module, tensors, &call)?.into_map();
     for (port, output) in &outputs {
         let found = values(output);
-        let mut names = names(port);
-        names.any(|name| trial.meet(name, &found));
+        let met = names(port, &against.names).into_iter().any(|name| trial.meet(name, &found));
+        if !met && port == "layers" {
+            let said = against.names.iter().find(|(name, _)| name == port);
+            trial.meet_blocks(&kind, said.map_or("hidden", |(_, array)| array), output);
+        }
     }
     let ends = trial.ends(&outputs, &ports);
     if let Some(mut all) = (!ends.is_empty()).then(|| crate::vjp::backward(ends)).flatten() {

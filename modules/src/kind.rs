@@ -6,14 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::path::Path;
 
 use burn::module::{Module, ParamId};
 use burn::tensor::Device;
 use schemars::JsonSchema;
 use schemas::dims::Dims;
 pub use schemas::entry::Published;
-use schemas::entry::{Count, Entry, OptionProblem, Parameter, read_options};
+use schemas::entry::{Count, Entry, Export, OptionProblem, Parameter, read_options};
 use schemas::frame::Frames;
+use schemas::lora::Lora;
 use schemas::node::{At, Forwarded, Node, NodeError, NodeSpec, Part};
 use schemas::port::Ports;
 use serde::Serialize;
@@ -118,6 +120,11 @@ pub trait Kind: Serialize + DeserializeOwned + JsonSchema + Clone + Send + 'stat
     /// Number of blocks.
     fn layers(&self) -> usize {
         0
+    }
+
+    /// Rows of the table of words, when there is one.
+    fn vocabulary(&self) -> Option<usize> {
+        None
     }
 
     /// Floating point operations of one forward pass; 0 when unknown.
@@ -234,10 +241,24 @@ fn check_weights<K: Kind>(spec: &NodeSpec) -> Result<(), NodeError> {
     weights::check(&kind, &module, (&spec.kind, file))
 }
 
-fn export<K: Kind>(spec: &NodeSpec, part: &Part, file: &std::path::Path) -> Result<(), NodeError> {
+fn adapters<K: Kind>(spec: &NodeSpec, folder: &Path) -> Result<Lora, NodeError> {
+    let (kind, host) = (read::<K>(spec)?, crate::device::host());
+    let bare = NodeSpec { lora: None, ..spec.clone() };
+    let lora = weights::adapters::read_config(&kind, &make(&kind, &bare, &host), folder)?;
+    let spec = NodeSpec { lora: Some(lora.clone()), ..bare };
+    weights::adapters::check(&kind, &make(&kind, &spec, &host), folder)?;
+    Ok(lora)
+}
+
+fn export<K: Kind>(
+    spec: &NodeSpec,
+    part: &Part,
+    what: Export,
+    file: &Path,
+) -> Result<(), NodeError> {
     let kind = read::<K>(spec)?;
     let module = make(&kind, spec, &crate::device::host());
-    weights::export(&kind, &module, part, file)
+    weights::export(&kind, &module, part, (what, spec.lora.as_ref()), file)
 }
 
 /// The entry of a kind with a module. `about` is the text of its file.
@@ -252,6 +273,7 @@ pub const fn entry<K: Kind>(about: &'static str) -> Entry {
         layouts: layouts::<K>,
         published: K::all_published,
         check_weights: check_weights::<K>,
+        adapters: adapters::<K>,
         export: export::<K>,
         conform: conform::run::<K>,
         build: build::<K>,
@@ -272,11 +294,15 @@ pub const fn host<H: Host>(about: &'static str) -> Entry {
         layouts: |_| Vec::new(),
         published: |_| Vec::new(),
         check_weights: |_| Ok(()),
-        export: |spec, _, _| {
+        adapters: |spec, _| {
+            let reason = format!("`{}` has no layers for adapters", spec.kind);
+            Err(NodeError::State { reason })
+        },
+        export: |spec, _, _, _| {
             let reason = format!("`{}` has no parameters to export", spec.kind);
             Err(NodeError::State { reason })
         },
-        conform: |spec, _, _| {
+        conform: |spec, _| {
             let reason = format!("`{}` works on host data; compare it in a test", spec.kind);
             Err(NodeError::State { reason })
         },

@@ -65,6 +65,10 @@ impl<K: Kind> KindNode<K> {
             Some(file) => weights::load_into(&kind, module, (&spec.kind, file))?.0,
             None => module,
         };
+        let module = match spec.lora.as_ref().and_then(|lora| lora.from.as_ref()) {
+            Some(folder) => weights::adapters::load(&kind, module, folder)?,
+            None => module,
+        };
         let mut node = Self {
             optimizer: spec.optimizer.as_ref().map(AdamW::new),
             key: Key::new(spec.seed, &spec.name),

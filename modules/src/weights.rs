@@ -16,6 +16,8 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::TensorData;
 use safetensors::Dtype;
+use schemas::entry::Export;
+use schemas::lora::Lora;
 use schemas::node::{NodeError, Part};
 
 use crate::archive::{Archive, widen};
@@ -23,6 +25,7 @@ use crate::kind::Kind;
 use crate::layout::{Layout, Slot};
 use crate::parameters::{self, Parameter};
 use crate::tensors::AnyTensor;
+use crate::tokenizer::Tokenizer;
 
 /// What a weights file covered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,7 +71,19 @@ pub fn check<K: Kind>(
     (name, file): (&str, &Path),
 ) -> Result<(), NodeError> {
     let parameters = parameters::list(module);
-    keys::find(&open(kind, name, file)?, &parameters, &layouts(kind)).map(|_| ())
+    keys::find(&open(kind, name, file)?, &parameters, &layouts(kind))?;
+    check_tokenizer(kind, file)
+}
+
+/// Refuses a folder whose tokenizer has ids beyond the network's table of words.
+fn check_tokenizer<K: Kind>(kind: &K, folder: &Path) -> Result<(), NodeError> {
+    let Some(rows) = kind.vocabulary().filter(|_| folder.is_dir()) else { return Ok(()) };
+    // A folder of weights need not hold a tokenizer, or one that is known here.
+    let Ok(tokenizer) = Tokenizer::open(folder) else { return Ok(()) };
+    tokenizer.check_vocabulary(rows).map_err(|error| {
+        let reason = format!("its tokenizer is not that of this network: {error}");
+        NodeError::Weights { file: folder.display().to_string(), reason }
+    })
 }
 
 /// The layouts of a kind, and its own paths.
@@ -78,22 +93,47 @@ pub fn layouts<K: Kind>(kind: &K) -> Vec<Layout> {
     layouts
 }
 
-/// Writes the parameters of a saved state in the first layout of the kind.
+/// Writes parameters of a saved state: a file in the first layout of the kind, or a folder of adapters.
 pub fn export<K: Kind>(
     kind: &K,
     module: &K::Module,
     part: &Part,
+    (what, lora): (Export, Option<&Lora>),
     file: &Path,
 ) -> Result<(), NodeError> {
     let name = file.display().to_string();
     let fail = |reason: String| NodeError::Weights { file: name.clone(), reason };
+    let frame = |path: &str| {
+        let saved = format!("parameter.{path}");
+        let frame = part.tensors.get(&saved);
+        frame.ok_or_else(|| fail(format!("the saved state has no `{saved}`")))
+    };
+    let lora = match (what, lora) {
+        (Export::Parameters, _) => None,
+        (_, Some(lora)) => Some(lora),
+        (_, None) => return Err(fail("cannot be written: the node has no `lora`".to_owned())),
+    };
+    let mut values = |parameter: &Parameter| Ok(frame(&parameter.path)?.to_f32());
+    if let (Export::Adapters, Some(lora)) = (what, lora) {
+        return adapters::write_folder(kind, &parameters::list(module), lora, &mut values, file);
+    }
     let layout = &layouts(kind)[0];
     let mut pieces = Vec::new();
     for parameter in parameters::list(module) {
-        let saved = format!("parameter.{}", parameter.path);
-        let frame = part.tensors.get(&saved);
-        let frame = frame.ok_or_else(|| fail(format!("the saved state has no `{saved}`")))?;
-        let values = frame.to_f32();
+        let mut values = values(&parameter)?;
+        if let Some(lora) = lora {
+            if parameter.path.contains(".lora.") {
+                continue;
+            }
+            let layer = parameter.path.strip_suffix(".weight").filter(|_| parameter.linear);
+            let path = |matrix: &str| layer.map(|layer| format!("{layer}.lora.{matrix}"));
+            let adapted =
+                path("a").filter(|a| part.tensors.contains_key(&format!("parameter.{a}")));
+            if let (Some(a), Some(b)) = (adapted, path("b")) {
+                let (a, b) = (frame(&a)?, frame(&b)?);
+                adapters::add([a, b], lora, &mut values)?;
+            }
+        }
         pieces.push((layout.slot(&parameter.path), parameter, values));
     }
     write(assemble(pieces), file)

@@ -27,7 +27,8 @@ fn restem(to: [usize; 2], filter: Filter, antialias: bool) -> Rule {
 fn every_rule_gives_the_numbers_of_pytorch() {
     let archive = numbers();
     let bicubic = Rule::ResizeKernel { to: [6, 7], how: Restem::Bicubic };
-    let lora = |rank_stabilised| Rule::MergeLora { alpha: 16.0, rank_stabilised };
+    let alpha = Some(16.0);
+    let lora = |rank_stabilised| Rule::MergeLora { alpha, rank_stabilised, from: None };
     let clip = Rule::ResizeClip { from: [4, 2, 3], to: [6, 4, 5], leading: 1 };
     let three = ["lora.w", "lora.a", "lora.b"];
     let rules: [(Rule, &[&str], &str); 13] = [

@@ -1,10 +1,13 @@
 //! The registry: what a kind is to everyone who does not compute.
 
+use std::path::{Path, PathBuf};
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::dims::Dims;
 use crate::layout::Layout;
+use crate::lora::Lora;
 use crate::node::{Node, NodeError, NodeSpec, Part};
 use crate::port::Ports;
 
@@ -97,6 +100,17 @@ pub struct Compared {
     pub share: f64,
 }
 
+/// What a kind is compared with.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Against {
+    /// Folder of references.
+    pub folder: PathBuf,
+    /// Share of an array's largest value that it may be off; that of the folder when absent.
+    pub tolerance: Option<f64>,
+    /// Names of arrays for ports, in place of those that are known.
+    pub names: Vec<(String, String)>,
+}
+
 /// What came of comparing a kind with reference tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conformance {
@@ -106,6 +120,17 @@ pub struct Conformance {
     pub compared: Vec<Compared>,
     /// Names of references that nothing was compared with.
     pub left: Vec<String>,
+}
+
+/// What is written of the saved state of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Export {
+    /// All parameters; adapters stand beside their matrices under their own paths.
+    Parameters,
+    /// The parameters of the network without adapters, which are added to their matrices.
+    Merged,
+    /// The adapters alone, as a folder that PEFT reads.
+    Adapters,
 }
 
 /// A kind as the graph sees it.
@@ -131,10 +156,13 @@ pub struct Entry {
     pub published: fn(&Value) -> Vec<Published>,
     /// Compares a weights file with the parameters, without making or reading them.
     pub check_weights: fn(&NodeSpec) -> Result<(), NodeError>,
-    /// Writes the parameters of a saved state as a weights file with the keys that people have.
-    pub export: fn(&NodeSpec, &Part, &std::path::Path) -> Result<(), NodeError>,
-    /// Compares the kind with a folder of reference tensors, with a tolerance or that of the folder.
-    pub conform: fn(&NodeSpec, &std::path::Path, Option<f64>) -> Result<Conformance, NodeError>,
+    /// Reads what a folder of published adapters asks for, and compares their matrices with the
+    /// layers, without reading them.
+    pub adapters: fn(&NodeSpec, &Path) -> Result<Lora, NodeError>,
+    /// Writes the parameters of a saved state with the keys that people have.
+    pub export: fn(&NodeSpec, &Part, Export, &Path) -> Result<(), NodeError>,
+    /// Compares the kind with a folder of reference tensors.
+    pub conform: fn(&NodeSpec, &Against) -> Result<Conformance, NodeError>,
     /// Makes the node, with parameters drawn or loaded.
     pub build: fn(&NodeSpec) -> Result<Box<dyn Node>, NodeError>,
     /// Text of the file that defines the kind, for `playhouse explain`.

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::lora::Lora;
+use crate::lora::LoraConfig;
 use crate::node::{Optimizer, Precision};
 
 /// One experiment.
@@ -68,7 +68,7 @@ pub struct NodeConfig {
     pub ema: Option<f64>,
     /// Low-rank adapters beside matrices of linear layers; the other parameters then do not train.
     #[serde(default)]
-    pub lora: Option<Lora>,
+    pub lora: Option<LoraConfig>,
     /// Options of the kind.
     #[serde(flatten)]
     pub options: BTreeMap<String, Value>,

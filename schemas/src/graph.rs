@@ -17,7 +17,7 @@ use crate::node::{NodeSpec, Optimizer, Precision};
 use crate::port::{Elements, Ports};
 use crate::resolve::{self, Resolved};
 use crate::yaml::{Located, Tree};
-use crate::{flow, follow, order, settings};
+use crate::{adapters, flow, follow, order, settings};
 use crate::{layers, stages};
 
 /// What the program around the graph offers.
@@ -276,8 +276,9 @@ fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph>
         let inputs = connected(&context.experiment.graph[name]);
         let edges: Vec<Edge> = inputs.into_iter().map(edge).collect();
         let trains = trained.contains(name) && gradients.backward.contains(name);
-        let spec =
+        let mut spec =
             node_spec(context, name, node, (&shape.dims, &edges, trains, &gradients.backward));
+        spec.lora = adapters::read(context, name, node, &spec, report);
         settings::check(context, name, node, &spec, report);
         stage.nodes.insert(
             name.clone(),
@@ -338,6 +339,6 @@ fn node_spec(context: &Context<'_>, name: &str, node: &Resolved, parts: SpecPart
         checkpointing: config.checkpointing,
         weights: config.weights.as_ref().map(|path| context.around.locate(path)),
         ema: config.ema,
-        lora: config.lora.clone(),
+        lora: None,
     }
 }

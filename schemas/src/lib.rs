@@ -3,6 +3,7 @@
 //! Reading order: `experiment` (the YAML file as types), `graph` (its checked form), `node` (what
 //! a vertex can do), `frame` (what travels).
 
+mod adapters;
 pub mod checkpoint;
 mod context;
 pub mod diagnostic;

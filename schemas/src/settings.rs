@@ -1,8 +1,8 @@
-//! Checks of what a node says beside its kind's options: weights, frozen parts, adapters.
+//! Checks of what a node says beside its kind's options: weights, frozen parts, checkpointing.
 
+use crate::adapters;
 use crate::context::Context;
 use crate::diagnostic::{Code, Report};
-use crate::entry::Parameter;
 use crate::node::NodeSpec;
 use crate::resolve::Resolved;
 
@@ -37,50 +37,7 @@ pub(crate) fn check(
             report.add(context.problem(Code::Value, &path, message).hint(hint));
         }
     }
-    check_lora(context, name, spec, &parameters, report);
-}
-
-fn check_lora(
-    context: &Context<'_>,
-    name: &str,
-    spec: &NodeSpec,
-    parameters: &[Parameter],
-    report: &mut Report,
-) {
-    let Some(lora) = &spec.lora else { return };
-    let mut refuse = |option: &str, message: String, hint: String| {
-        let path = format!("graph.{name}.lora.{option}");
-        report.add(context.problem(Code::Value, &path, message).hint(hint));
-    };
-    if !(1..=4096).contains(&lora.rank) {
-        let message = format!("`rank` is {}, not from 1 to 4096", lora.rank);
-        refuse("rank", message, "16 is usual".to_owned());
-    }
-    if !lora.alpha.is_finite() {
-        refuse("alpha", format!("`alpha` is {}", lora.alpha), "32 is usual".to_owned());
-    }
-    if !(0.0..1.0).contains(&lora.dropout) {
-        let message = format!("`dropout` is {}, but must be from 0 to below 1", lora.dropout);
-        refuse("dropout", message, "write, for example, `dropout: 0.1`".to_owned());
-    }
-    let layer =
-        |p: &Parameter| p.path.strip_suffix(".weight").filter(|_| p.linear).map(str::to_owned);
-    let layers: Vec<String> = parameters.iter().filter_map(layer).collect();
-    if lora.on.is_empty() {
-        let message = "an adapter needs layers to be beside".to_owned();
-        refuse("on", message, "write, for example, `on: [q, v]`".to_owned());
-    }
-    for pattern in lora.useless(&layers) {
-        let message = format!("`{pattern}` matches no linear layer of `{name}`");
-        let mut last: Vec<&str> = layers.iter().filter_map(|l| l.rsplit('.').next()).collect();
-        last.sort_unstable();
-        last.dedup();
-        let hint = match last.as_slice() {
-            [] => "it has none; leave `lora` out".to_owned(),
-            names => format!("linear layers are named {}", names.join(", ")),
-        };
-        refuse("on", message, hint);
-    }
+    adapters::check(context, name, spec, &parameters, report);
 }
 
 fn check_checkpointing(

@@ -213,3 +213,26 @@ fn a_run_writes_down_what_happened_to_it() {
         assert!(log.contains(words), "no `{words}` in\n{log}");
     }
 }
+
+#[test]
+fn conform_fails_where_it_compared_too_little() {
+    let clip = |more: &[&str]| {
+        let mut words = vec!["conform", "text/clip", "--against", "tests/golden/clip"];
+        words.extend(more);
+        run(&words)
+    };
+    let none = clip(&[]);
+    assert!(none.code == 1 && none.err.contains("`--name` names one"), "{}", none.shown());
+    let named = ["--name", "tokens=text_last"];
+    let few = clip(&named);
+    assert!(few.code == 1 && few.err.contains("more than half"), "{}", few.shown());
+    assert!(few.out.contains("ok  text_last"), "{}", few.shown());
+    assert!(few.out.contains("compared 1 of 33 arrays; not compared: "), "{}", few.shown());
+    clip(&[&named[..], &["--any"]].concat()).done();
+    let all = clip(&[&named[..], &["--all"]].concat());
+    assert!(all.code == 1 && all.err.contains("32 arrays"), "{}", all.shown());
+    let port = clip(&["--name", "token=text_last"]);
+    assert!(port.code != 0 && port.err.contains("there are ids"), "{}", port.shown());
+    let array = clip(&["--name", "tokens=last"]);
+    assert!(array.code != 0 && array.err.contains("text_last"), "{}", array.shown());
+}

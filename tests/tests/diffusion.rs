@@ -2,7 +2,7 @@
 
 use modules::REGISTRY;
 use schemas::dims::Dims;
-use schemas::entry::{Entry, find};
+use schemas::entry::{Entry, Export, find};
 use schemas::frame::{Frame, Frames};
 use schemas::node::{At, Node, NodeError, NodeSpec, Update};
 use serde_json::{Value, json};
@@ -105,7 +105,7 @@ fn samples_lie_at_the_mode_of_their_condition_after_training() {
     assert!(late < 0.5, "the mean squared error is still {late}");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("denoiser.safetensors");
-    (entry.export)(&loss, &node.save(), &file).unwrap_or_else(fail);
+    (entry.export)(&loss, &node.save(), Export::Parameters, &file).unwrap_or_else(fail);
 
     // The last step of a cosine chain divides by 5e-5: after so little training, x_0 is clamped.
     let ancestral = json!({ "steps": 50, "clamp": true });

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use schemas::entry::Entry;
+use schemas::entry::{Against, Entry};
 use schemas::frame::{Frame, Frames};
 use schemas::node::{At, Node, NodeSpec, Update};
 use serde_json::{Value, json};
@@ -208,11 +208,12 @@ fn the_module_of_the_book_trains_as_a_node() {
 #[test]
 fn the_module_that_was_brought_meets_the_references_of_its_script() {
     let folder = root().join("tests/conform/gated_mean");
+    let against = Against { folder: folder.clone(), ..Against::default() };
     let script = fs::read_to_string(folder.join("references.py")).unwrap();
     assert!(blocks(&page("how_to/bring_your_own.md"), "python") == [script], "the script");
     let entry = gated_mean::ENTRY;
     let spec = NodeSpec::alone("models/gated_mean", json!({}), schemas::dims::Dims::new());
-    let found = (entry.conform)(&spec, &folder, None).unwrap();
+    let found = (entry.conform)(&spec, &against).unwrap();
     assert!(found.left.is_empty(), "{:?}", found.left);
     let names: Vec<&str> = found.compared.iter().map(|one| one.name.as_str()).collect();
     let gate = ["grad_param.gate.bias", "grad_param.gate.weight"];
@@ -223,7 +224,7 @@ fn the_module_that_was_brought_meets_the_references_of_its_script() {
     // Another temperature is another function.
     let options = json!({ "temperature": 1.0 });
     let spec = NodeSpec::alone("models/gated_mean", options, schemas::dims::Dims::new());
-    let found = (entry.conform)(&spec, &folder, None).unwrap();
+    let found = (entry.conform)(&spec, &against).unwrap();
     assert!(found.compared[0].share > 100.0, "{:?}", found.compared);
 }
 

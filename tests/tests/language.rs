@@ -12,9 +12,9 @@ use modules::layers::causal::CausalLm;
 use modules::rng::Key;
 use modules::text::causal_lm::Config;
 use schemas::dims::Dims;
-use schemas::entry::find;
+use schemas::entry::{Entry, Export, find};
 use schemas::frame::{Frame, Frames};
-use schemas::node::{At, Node, NodeError, NodeSpec, Update};
+use schemas::node::{At, Node, NodeError, NodeSpec, Part, Update};
 use serde_json::{Value, json};
 use tests::device;
 
@@ -25,18 +25,24 @@ fn fail<T>(error: NodeError) -> T {
     panic!("{error}")
 }
 
+fn entry() -> &'static Entry {
+    find(REGISTRY, "text/causal_lm").expect("the kind exists")
+}
+
 fn node(lora: Value) -> Box<dyn Node> {
-    let entry = find(REGISTRY, "text/causal_lm").expect("the kind exists");
+    (entry().build)(&spec(lora, Value::Null)).unwrap_or_else(fail)
+}
+
+fn spec(lora: Value, weights: Value) -> NodeSpec {
     let options = json!({ "size": { "vocabulary": WORDS, "depth": 2 } });
-    let options = (entry.resolve)(&options).expect("the options are right");
+    let options = (entry().resolve)(&options).expect("the options are right");
     let spec = json!({
         "name": "lm", "kind": "text/causal_lm", "options": options,
         "dims": { "B": SHAPE[0], "L": SHAPE[1] }, "wired": ["ids"], "wants": [], "backward": true,
         "optimizer": { "lr": 1e-2 }, "frozen": [], "seed": 3, "device": "flex", "precision": "f32",
-        "checkpointing": false, "weights": null, "ema": null, "lora": lora,
+        "checkpointing": false, "weights": weights, "ema": null, "lora": lora,
     });
-    let spec: NodeSpec = serde_json::from_value(spec).expect("a spec");
-    (entry.build)(&spec).unwrap_or_else(fail)
+    serde_json::from_value(spec).expect("a spec")
 }
 
 fn text() -> Vec<i64> {
@@ -102,6 +108,82 @@ fn adapters_learn_alone_and_leave_the_model_as_it_was() {
             assert_eq!(*before != after, path.contains(".lora."), "{path}");
         }
     }
+}
+
+fn logits(node: &mut dyn Node) -> Vec<f32> {
+    let at = At { step: 100, ..At::default() };
+    let given = Frames::from([("ids".to_owned(), Frame::i64(SHAPE, text()))]);
+    node.forward(at, given).unwrap_or_else(fail).frames["logits"].to_f32()
+}
+
+#[test]
+fn trained_adapters_leave_merged_or_alone_and_come_back() {
+    for rank_stabilised in [false, true] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut lora = json!({ "rank": 4, "alpha": 8.0, "on": ["q", "v", "blocks.*.mlp.*", "head"],
+            "rank_stabilised": rank_stabilised });
+        let trained = spec(lora.clone(), Value::Null);
+        let mut node = (entry().build)(&trained).unwrap_or_else(fail);
+        learn(&mut *node, 2);
+        let (said, state) = (logits(&mut *node), node.save());
+
+        let file = folder.path().join("merged.safetensors");
+        (entry().export)(&trained, &state, Export::Merged, &file).unwrap_or_else(fail);
+        let plain = spec(Value::Null, json!(file));
+        let merged = logits(&mut *(entry().build)(&plain).unwrap_or_else(fail));
+        let moved = logits(&mut *self::node(Value::Null));
+        let off = |other: &[f32]| {
+            let pairs = said.iter().zip(other);
+            pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+        };
+        assert!(off(&merged) < 1e-5, "{}", off(&merged));
+        assert!(off(&moved) > 1e-2, "two steps move the scores: {}", off(&moved));
+
+        let out = folder.path().join("adapters");
+        (entry().export)(&trained, &state, Export::Adapters, &out).unwrap_or_else(fail);
+        let read = (entry().adapters)(&trained, &out).unwrap_or_else(fail);
+        assert_eq!((read.rank, read.alpha, read.rank_stabilised), (4, 8.0, rank_stabilised));
+        lora["from"] = json!(out);
+        let again = spec(lora, Value::Null);
+        let node = (entry().build)(&again).unwrap_or_else(fail);
+        assert_eq!(node.save().tensors.len(), read_count(&state));
+        for (path, frame) in node.weights() {
+            assert!(state.tensors[&format!("parameter.{path}")].bytes() == frame.bytes(), "{path}");
+        }
+        let second = folder.path().join("second");
+        (entry().export)(&again, &node.save(), Export::Adapters, &second).unwrap_or_else(fail);
+        for name in ["adapter_config.json", "adapter_model.safetensors"] {
+            let bytes = |folder: &std::path::Path| std::fs::read(folder.join(name)).expect(name);
+            assert!(bytes(&out) == bytes(&second), "{name}");
+        }
+        let error = (entry().export)(&plain, &state, Export::Merged, &file).unwrap_err();
+        assert!(error.to_string().contains("no `lora`"), "{error}");
+    }
+}
+
+/// Parameters of a saved state, without what the optimiser keeps.
+fn read_count(state: &Part) -> usize {
+    state.tensors.keys().filter(|name| name.starts_with("parameter.")).count()
+}
+
+#[test]
+fn a_tokenizer_with_more_words_than_the_network_is_refused() {
+    let golden = tests::command::root().join("tests/golden");
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden.join("llama").join(name), folder.path().join(name)).expect(name);
+    }
+    let text = std::fs::read_to_string(folder.path().join("config.json")).expect("words");
+    let config = serde_json::from_str(&text).expect("JSON");
+    let found = (entry().published)(&config).remove(0);
+    let options = (entry().resolve)(&found.options).expect("the options are right");
+    let mut spec = NodeSpec::alone("text/causal_lm", options, found.dims);
+    spec.weights = Some(folder.path().to_owned());
+    (entry().check_weights)(&spec).unwrap_or_else(fail);
+    let tokenizer = golden.join("tokenizer_wordpiece/tokenizer.json");
+    std::fs::copy(tokenizer, folder.path().join("tokenizer.json")).expect("copied");
+    let error = (entry().check_weights)(&spec).unwrap_err().to_string();
+    assert!(error.contains("its tokenizer is not that of this network"), "{error}");
 }
 
 fn model(options: Value) -> CausalLm {

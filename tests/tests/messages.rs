@@ -54,6 +54,21 @@ fn copy() -> tempfile::TempDir {
     let [weight, bias] = norm;
     save("shapes.safetensors", &[weight, bias, ("head.weight", &[4, 96]), ("head.bias", &[4])]);
     save("keys.safetensors", &[weight, bias, ("fc.weight", &[8, 96]), ("fc.bias", &[8])]);
+    let adapters = |name: &str, target: &str, tensors: &[(&str, &[usize])]| {
+        let folder = copy.path().join("weights").join(name);
+        fs::create_dir(&folder).unwrap();
+        let words = format!(
+            r#"{{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["{target}"]}}"#
+        );
+        fs::write(folder.join("adapter_config.json"), words).unwrap();
+        save(&format!("{name}/adapter_model.safetensors"), tensors);
+    };
+    let (a, b) = ("base_model.model.head.lora_A.weight", "base_model.model.head.lora_B.weight");
+    let [left, right]: [(&str, &[usize]); 2] = [(a, &[4, 96]), (b, &[8, 4])];
+    adapters("good", "head", &[left, right]);
+    adapters("target", "q_proj", &[left, right]);
+    adapters("shape", "head", &[(a, &[2, 96]), right]);
+    adapters("more", "head", &[left, right, ("base_model.model.tail.lora_A.weight", &[4, 96])]);
     copy
 }
 

@@ -211,7 +211,8 @@ fn queries_can_be_added_to_a_trained_network() {
     for (path, tensor) in modules::parameters::values(&module) {
         part.tensors.insert(format!("parameter.{path}"), tensor.into_frame());
     }
-    modules::weights::export(&small, &module, &part, &file).unwrap();
+    let what = (schemas::entry::Export::Parameters, None);
+    modules::weights::export(&small, &module, &part, what, &file).unwrap();
     let (large, other) =
         kind::<qformer::Config>(json!({ "encoder_width": 12, "extra_queries": 3 }));
     let (other, coverage) =

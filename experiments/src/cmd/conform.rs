@@ -2,11 +2,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use schemas::entry::{Conformance, find};
+use schemas::entry::{Against, Conformance, find};
 use schemas::node::NodeSpec;
 use serde_json::json;
 
-use crate::cmd::weights::{dims, options};
+use crate::cmd::weights::{dims, options, pair};
 use crate::out::say;
 
 /// Multiple of the tolerance that is accepted: other orders of sums need a little.
@@ -29,27 +29,59 @@ pub(crate) struct Args {
     /// Share of an array's largest value that it may be off; from meta.json when absent
     #[arg(long)]
     tolerance: Option<f64>,
+    /// Array of a port, where it has another name, for example `pooled=text_pooled`; may be given several
+    /// times
+    #[arg(long = "name", value_name = "PORT=ARRAY")]
+    names: Vec<String>,
+    /// Fail when an array was compared with nothing, instead of when more than half were
+    #[arg(long)]
+    all: bool,
+    /// Accept any number of compared arrays from one
+    #[arg(long, conflicts_with = "all")]
+    any: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Compares and prints; fails when an array is off, or none was compared.
+/// Compares and prints; fails when an array is off, or too few were compared.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let entry = find(modules::REGISTRY, &args.kind);
     let entry = entry.with_context(|| format!("no kind is named `{}`", args.kind))?;
     let options = options(&args.options)?;
     let options = if args.options.is_empty() { options } else { resolved(entry, options)? };
     let spec = NodeSpec::alone(&args.kind, options, dims(&args.dims)?);
-    let found = (entry.conform)(&spec, &args.against, args.tolerance)?;
+    let name = |text: &String| pair(text).map(|(port, array)| (port.to_owned(), array.to_owned()));
+    let names: anyhow::Result<Vec<_>> = args.names.iter().map(name).collect();
+    let (folder, tolerance) = (args.against.clone(), args.tolerance);
+    let found = (entry.conform)(&spec, &Against { folder, tolerance, names: names? })?;
     if args.json {
         say!("{}", as_json(&found));
     } else {
         print(&found);
     }
     let off = found.compared.iter().any(|one| one.share > SLACK);
-    let failed = off || found.compared.is_empty();
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let few = too_few(args, &found);
+    if let Some(reason) = &few {
+        eprintln!("{reason}");
+    }
+    Ok(if off || few.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Why the arrays that were compared say too little.
+fn too_few(args: &Args, found: &Conformance) -> Option<String> {
+    let (compared, left) = (found.compared.len(), found.left.len());
+    if compared == 0 {
+        return Some("no array of the folder is named like a port; `--name` names one".to_owned());
+    }
+    if args.all && left > 0 {
+        return Some(format!("{left} arrays were not compared, and `--all` wants all of them"));
+    }
+    let few = !args.all && !args.any && left > compared;
+    few.then(|| {
+        "more than half of the arrays were not compared; `--name` names them, `--any` accepts it"
+            .to_owned()
+    })
 }
 
 fn resolved(
@@ -90,19 +122,20 @@ fn print(found: &Conformance) {
             one.expected
         );
     }
-    if !found.left.is_empty() {
-        say!("not compared: {}", found.left.join(", "));
-    }
-    match compared.first() {
-        None => say!("nothing was compared: no array of the folder is named like a port"),
-        Some(worst) => say!(
-            "{} arrays, tolerance {:.1e} of the largest value; worst `{}`[{}]: {:e}, expected {:e}",
-            compared.len(),
+    if let Some(worst) = compared.first() {
+        say!(
+            "tolerance {:.1e} of the largest value; worst `{}`[{}]: {:e}, expected {:e}",
             found.tolerance,
             worst.name,
             worst.index,
             worst.got,
             worst.expected
-        ),
+        );
     }
+    let all = compared.len() + found.left.len();
+    let left = match found.left.as_slice() {
+        [] => String::new(),
+        left => format!("; not compared: {}", left.join(", ")),
+    };
+    say!("compared {} of {all} arrays{left}", compared.len());
 }

@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 use schemas::entry::{Entry, find, nearest};
+use schemas::lora::LoraConfig;
 use schemas::port::{Grad, Port};
 use serde_json::{Map, Value, json};
 
@@ -9,7 +10,7 @@ use crate::out::say;
 /// Explain a kind: what it is, its ports and its options
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Name of the kind, as `playhouse list` shows it
+    /// Name of the kind, as `playhouse list` shows it, or `lora`
     #[arg(required_unless_present = "all")]
     kind: Option<String>,
     /// All kinds, as a page of the book
@@ -27,6 +28,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let observer = observers.find(|(name, _, _)| *kind == format!("observers/{name}"));
     if let Some((name, about, _)) = observer {
         say!("observers/{name}\n\n{about}\n\nwrite it as `{name}` under `observers`");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if kind == "lora" {
+        let schema = serde_json::to_value(schemars::schema_for!(LoraConfig))?;
+        let about = schema["description"].as_str().unwrap_or_default();
+        say!("lora, a key of any node\n\n{about}");
+        print_options(&schema);
         return Ok(ExitCode::SUCCESS);
     }
     let Some(entry) = find(modules::REGISTRY, kind) else {

@@ -8,11 +8,11 @@ use modules::archive::{Archive, Change};
 use modules::weights::convert::{self, Imported, Wanted};
 use schemas::checkpoint;
 use schemas::dims::Dims;
-use schemas::entry::find;
+use schemas::entry::{Export, find};
 use serde_json::{Map, Value, json};
 
 use crate::out::say;
-use crate::read::{self, Overrides};
+use crate::read;
 
 /// Weights files: look into them, bring published ones in, take trained ones out
 #[derive(clap::Args)]
@@ -67,6 +67,12 @@ enum What {
         /// Layout of an imported checkpoint; the one that it had when absent
         #[arg(long)]
         layout: Option<String>,
+        /// Add the low-rank adapters of the node to their matrices
+        #[arg(long, conflicts_with = "layout")]
+        merge: bool,
+        /// Write the low-rank adapters of the node alone, as a folder that PEFT reads
+        #[arg(long, conflicts_with_all = ["layout", "merge"])]
+        adapters: bool,
     },
 }
 
@@ -81,14 +87,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             };
             import((path, part.as_deref()), folder, &wanted, &changes(rules)?)
         }
-        What::Export { from, to, layout } => match to.as_slice() {
+        What::Export { from, to, layout, merge, adapters } => match to.as_slice() {
+            [_] if *merge || *adapters => bail!("adapters belong to a node of a run; name it"),
             [file] => {
                 let layout = layout.as_deref();
                 let count = convert::export(modules::REGISTRY, from, layout, file)?;
                 say!("wrote {count} tensors to {}", file.display());
                 Ok(ExitCode::SUCCESS)
             }
-            [node, file] => export_node(from, &node.to_string_lossy(), file),
+            [node, file] => {
+                let what = match (merge, adapters) {
+                    (true, _) => Export::Merged,
+                    (_, true) => Export::Adapters,
+                    _ => Export::Parameters,
+                };
+                export_node(from, &node.to_string_lossy(), what, file)
+            }
             _ => bail!("name a file to write"),
         },
     }
@@ -99,7 +113,8 @@ fn folder_of(path: &Path) -> PathBuf {
     if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(path).to_owned() }
 }
 
-fn pair(text: &str) -> anyhow::Result<(&str, &str)> {
+/// The two sides of an equals sign.
+pub(crate) fn pair(text: &str) -> anyhow::Result<(&str, &str)> {
     text.split_once('=').with_context(|| format!("`{text}` is no NAME=VALUE"))
 }
 
@@ -261,8 +276,8 @@ fn inspect(path: &Path, part: Option<&str>, print_json: bool) -> anyhow::Result<
 }
 
 /// Exports a node from the newest checkpoint of a run.
-fn export_node(run: &Path, node: &str, file: &Path) -> anyhow::Result<ExitCode> {
-    let checked = match read::experiment(&run.join("experiment.yaml"), &Overrides::default())? {
+fn export_node(run: &Path, node: &str, what: Export, file: &Path) -> anyhow::Result<ExitCode> {
+    let checked = match read::run(run)? {
         Ok(checked) => checked,
         Err(problems) => {
             read::print(&problems);
@@ -279,7 +294,11 @@ fn export_node(run: &Path, node: &str, file: &Path) -> anyhow::Result<ExitCode> 
     let part = part.with_context(|| format!("`{node}` never trained in this run"))?;
     let part = checkpoint::read_part(&folder, part)?;
     let entry = find(modules::REGISTRY, &found.spec.kind).context("the kind is not known")?;
-    (entry.export)(&found.spec, &part, file)?;
+    (entry.export)(&found.spec, &part, what, file)?;
     say!("wrote {} as of step {}", file.display(), manifest.step);
+    if what == Export::Parameters && found.spec.lora.is_some() {
+        say!("its adapters stand beside their matrices; `--merge` adds them, `--adapters` writes");
+        say!("them alone");
+    }
     Ok(ExitCode::SUCCESS)
 }

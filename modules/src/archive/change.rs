@@ -18,31 +18,65 @@ pub struct Change {
 impl Archive {
     /// Applies rules, one after the other. A changed tensor keeps its type; it is held in memory.
     pub fn change(&mut self, changes: &[Change]) -> Result<(), NodeError> {
-        for Change { keys, rule } in changes {
-            let found: Vec<String> =
-                self.slots.keys().filter(|key| fits(keys, key)).cloned().collect();
+        for change in changes {
+            let Change { keys, rule } = change;
+            match rule {
+                Rule::StartAtZero { .. } => {
+                    self.zeros.push(change.clone());
+                    continue;
+                }
+                Rule::MergeLora { .. } => {
+                    self.merge(keys, rule)?;
+                    continue;
+                }
+                _ => {}
+            }
+            let removes = matches!(rule, Rule::Remove { .. });
+            let chosen = |key: &&String| fits(keys, key) && (!removes || rule.removes(key));
+            let found: Vec<String> = self.slots.keys().filter(chosen).cloned().collect();
             if found.is_empty() {
                 let name = rule.name();
                 return Err(self.fail(format!("rule `{name}`: no key fits `{keys}`")));
             }
             for key in found {
-                if matches!(rule, Rule::Remove { .. }) {
+                if removes {
                     self.slots.remove(&key);
                 } else {
-                    self.replace(&key, rule)?;
+                    self.replace(&key, rule, Vec::new())?;
                 }
             }
         }
         Ok(())
     }
 
-    fn replace(&mut self, key: &str, rule: &Rule) -> Result<(), NodeError> {
+    /// Rules that let a parameter of one of these names be absent, by number.
+    pub(crate) fn starts_at_zero(&self, names: [&str; 2]) -> Option<usize> {
+        let lets = |change: &Change| {
+            let Change { keys, rule } = change;
+            names.iter().any(|name| fits(keys, name) && rule.absent(name, &[]).is_some())
+        };
+        self.zeros.iter().position(lets)
+    }
+
+    /// Rules that let parameters be absent.
+    pub(crate) fn zeros(&self) -> &[Change] {
+        &self.zeros
+    }
+
+    /// Puts what a rule makes of a tensor, and of arrays beside it, in its place.
+    pub(super) fn replace(
+        &mut self,
+        key: &str,
+        rule: &Rule,
+        beside: Vec<ArrayF32>,
+    ) -> Result<(), NodeError> {
         let told = |reason: String| format!("`{key}`: {reason}");
         let (dtype, made) = {
             let stored = self.get(key)?;
             let array = ArrayF32::new(stored.shape.to_vec(), stored.to_f32());
             let array = array.ok_or_else(|| self.fail(told("has too many values".to_owned())))?;
-            let made = rule.apply(&[array]);
+            let inputs: Vec<ArrayF32> = std::iter::once(array).chain(beside).collect();
+            let made = rule.apply(&inputs);
             (stored.dtype, made.map_err(|error| self.fail(told(error.to_string())))?)
         };
         let bytes = narrow(dtype, &made.values);

@@ -13,6 +13,7 @@ mod change;
 mod dtype;
 mod folder;
 mod mapped;
+mod merge;
 mod pickle;
 pub mod rules;
 mod safe;
@@ -168,6 +169,8 @@ pub struct Archive {
     metadata: Metadata,
     /// Tensors that rules changed.
     changed: BTreeMap<String, Vec<u8>>,
+    /// Patterns of parameters that may be absent and start at zero, by rule.
+    zeros: Vec<Change>,
 }
 
 impl Archive {
@@ -204,6 +207,7 @@ impl Archive {
                 notes: found.notes,
             },
             changed: BTreeMap::new(),
+            zeros: Vec::new(),
         };
         let mut refused = BTreeMap::new();
         for file in &found.files {

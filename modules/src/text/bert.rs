@@ -305,6 +305,10 @@ impl Kind for Config {
         }
     }
 
+    fn vocabulary(&self) -> Option<usize> {
+        Some(self.size().vocab).filter(|vocab| *vocab > 0)
+    }
+
     fn layers(&self) -> usize {
         self.size().depth
     }

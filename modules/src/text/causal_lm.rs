@@ -282,6 +282,10 @@ impl Kind for Config {
         Some(Published { options: language_config::options(config)?, dims: Dims::new() })
     }
 
+    fn vocabulary(&self) -> Option<usize> {
+        Some(self.size().vocabulary)
+    }
+
     fn layers(&self) -> usize {
         self.size().depth
     }

@@ -160,6 +160,10 @@ impl Kind for Config {
         Some(Published { options, dims: Dims::new() })
     }
 
+    fn vocabulary(&self) -> Option<usize> {
+        Some(self.tower().size.vocab)
+    }
+
     fn layers(&self) -> usize {
         self.tower().size.depth
     }

@@ -141,7 +141,8 @@ fn take(registry: Registry, archive: &Archive, wanted: &Wanted) -> Result<Taken,
     let layouts = (entry.layouts)(&spec);
     let found = keys::find(archive, &(entry.parameters)(&spec), &layouts)?;
     let named = layouts.into_iter().find(|layout| layout.name == found.layout);
-    let keys: BTreeSet<&String> = found.slots.iter().map(|(_, slot)| &slot.key).collect();
+    let there = found.slots.iter().map(|(_, slot)| &slot.key);
+    let keys: BTreeSet<&String> = there.filter(|key| archive.info(key).is_some()).collect();
     let (tensors, layout, prefix) = (keys.len(), found.layout, found.prefix);
     let file = name_of(&kind, 1);
     let part = ImportedPart { kind, file, options, dims, layout, prefix, tensors };
@@ -181,6 +182,10 @@ fn write_part(archive: &Archive, taken: &Taken, file: &Path) -> Result<(), NodeE
     let plan = Plan::new(slots.iter().map(declare).collect(), words)?;
     write(file, &plan, |key| {
         let (parameter, slot) = by_path[key];
+        if archive.info(&slot.key).is_none() {
+            let values = parameter.shape.iter().product::<usize>();
+            return Ok(Cow::Owned(vec![0; 4 * values])); // it starts at zero
+        }
         let stored = archive.get(&slot.key)?;
         let [part, parts] = slot.part;
         let length = stored.bytes.len() / parts;
@@ -213,6 +218,7 @@ pub fn import(
         *number += 1;
         part.file = name_of(&part.kind, *number);
     }
+    check_zeros(archive, &taken)?;
     std::fs::create_dir_all(folder)
         .map_err(|error| fault(folder, format!("cannot be made: {error}")))?;
     let mut rest: BTreeSet<&str> = archive.keys().map(|(key, _)| key).collect();
@@ -250,6 +256,20 @@ pub fn import(
         .and_then(|()| std::fs::rename(&aside, &file))
         .map_err(|error| fault(&file, format!("cannot be written: {error}")))?;
     Ok(imported)
+}
+
+/// Every rule that lets parameters be absent must find one that is.
+fn check_zeros(archive: &Archive, taken: &[Taken]) -> Result<(), NodeError> {
+    let slots = taken.iter().flat_map(|taken| &taken.slots);
+    let absent = slots.filter(|(_, slot)| archive.info(&slot.key).is_none());
+    let used: BTreeSet<usize> = absent
+        .filter_map(|(parameter, slot)| archive.starts_at_zero([&slot.key, &parameter.path]))
+        .collect();
+    let mut idle = archive.zeros().iter().enumerate().filter(|(number, _)| !used.contains(number));
+    idle.next().map_or(Ok(()), |(_, change)| {
+        let (name, keys) = (change.rule.name(), &change.keys);
+        Err(archive.fail(format!("rule `{name}`: no absent parameter fits `{keys}`")))
+    })
 }
 
 fn write<'a>(

@@ -68,7 +68,8 @@ pub(crate) fn find(
         );
         return Err(fail(reason));
     }
-    matched(&held, parameters, slots, (layout, prefix)).map_err(fail)
+    let zero = |key: &str, path: &str| archive.starts_at_zero([key, path]).is_some();
+    matched(&held, parameters, slots, (layout, prefix), &zero).map_err(fail)
 }
 
 /// Text before the keys: none, or what stands before the first parameters.
@@ -88,6 +89,7 @@ fn matched(
     parameters: &[Parameter],
     slots: Vec<Slot>,
     (layout, prefix): (&Layout, String),
+    zero: &dyn Fn(&str, &str) -> bool,
 ) -> Result<Found, String> {
     let mut problems = Vec::new();
     let mut unused: BTreeSet<&String> = held.keys().collect();
@@ -95,7 +97,9 @@ fn matched(
     for (parameter, slot) in parameters.iter().zip(slots) {
         let key = &slot.key;
         let Some((dtype, shape)) = held.get(key) else {
-            if !BEGIN_AS_NOTHING.iter().any(|name| parameter.path.contains(name)) {
+            if zero(key, &parameter.path) {
+                found.push((parameter.clone(), slot));
+            } else if !BEGIN_AS_NOTHING.iter().any(|name| parameter.path.contains(name)) {
                 problems.push(format!("`{key}` is missing"));
             }
             continue;

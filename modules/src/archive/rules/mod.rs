@@ -8,6 +8,8 @@ mod kernels;
 mod matrices;
 mod tables;
 
+use std::path::PathBuf;
+
 use schemas::glob::fits;
 use serde::{Deserialize, Serialize};
 
@@ -165,22 +167,28 @@ pub enum Rule {
     /// Leaves out the tensors whose key fits the pattern; `*` stands for any characters.
     Remove {
         /// Pattern.
+        #[serde(default = "any")]
         keys: String,
     },
     /// Lets parameters whose key fits the pattern be absent; they start at zero, as gates of
     /// modules that are put in.
     StartAtZero {
         /// Pattern.
+        #[serde(default = "any")]
         keys: String,
     },
     /// `W + scale * B A` of `W [O, I]`, `A [r, I]` and `B [O, r]`, in this order; the scale is
     /// alpha over r (Hu et al. 2021).
     MergeLora {
-        /// Alpha.
-        alpha: f64,
+        /// Alpha; may be absent beside `from`.
+        #[serde(default)]
+        alpha: Option<f64>,
         /// Alpha over the root of r instead (rsLoRA, Kalajdzievski 2023).
         #[serde(default)]
         rank_stabilised: bool,
+        /// Folder of PEFT with A, B and alpha; the checkpoint itself holds them when absent.
+        #[serde(default)]
+        from: Option<PathBuf>,
     },
     /// Adds rows to a table of embeddings `[V, D]` or a bias `[V]`.
     GrowRows {
@@ -189,6 +197,10 @@ pub enum Rule {
         /// How new ones start.
         how: NewRows,
     },
+}
+
+fn any() -> String {
+    "*".to_owned()
 }
 
 fn bicubic() -> Filter {
@@ -235,9 +247,10 @@ impl Rule {
             &Self::ResizeTime { from, to, leading } => tables::time(input, (from, to), leading),
             &Self::InflateKernel { frames, how } => kernels::inflate(input, frames, how),
             &Self::ResizeKernel { to, how } => kernels::restem(input, to, how),
-            &Self::MergeLora { alpha, rank_stabilised } => {
+            &Self::MergeLora { alpha: Some(alpha), rank_stabilised, .. } => {
                 matrices::merge_lora(inputs, alpha, rank_stabilised)
             }
+            Self::MergeLora { .. } => Err("`alpha` is needed".to_owned()),
             &Self::GrowRows { rows, how } => matrices::grow(input, rows, how),
             Self::Remove { .. } | Self::StartAtZero { .. } => {
                 Err("is about keys and changes no array".to_owned())
@@ -307,7 +320,7 @@ mod tests {
 
     #[test]
     fn inputs_that_do_not_fit_are_told() {
-        let rule = Rule::MergeLora { alpha: 1.0, rank_stabilised: false };
+        let rule = Rule::MergeLora { alpha: Some(1.0), rank_stabilised: false, from: None };
         let text = rule.apply(&[]).unwrap_err().to_string();
         assert_eq!(text, "rule `merge_lora` takes 3 arrays, got 0");
         let short = ArrayF32 { shape: vec![3], values: vec![1.0] };
