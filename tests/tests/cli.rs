@@ -236,3 +236,11 @@ fn conform_fails_where_it_compared_too_little() {
     let array = clip(&["--name", "tokens=last"]);
     assert!(array.code != 0 && array.err.contains("text_last"), "{}", array.shown());
 }
+
+#[test]
+fn conform_does_not_compare_what_stands_at_padding() {
+    for fixture in ["llama", "mistral", "qwen2"] {
+        let folder = format!("tests/golden/{fixture}");
+        run(&["conform", "text/causal_lm", "--against", &folder, "--any"]).done();
+    }
+}
