@@ -1,7 +1,9 @@
 //! Cross entropy of word scores at the tokens that have a label.
 
-use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData, activation};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use schemas::node::NodeError;
+
+use crate::losses::cross_entropy::{CrossEntropy, accuracy};
 
 /// The label of a token that does not count.
 pub const IGNORED: i64 = -100;
@@ -73,16 +75,8 @@ impl Labelled {
         // Only scores that count are normalised: they are few, and V is large.
         let rows = logits.reshape([batch * length, words]);
         let rows = rows.select(0, ints(&self.places, [count])).cast(FloatDType::F32);
-        let best = rows.clone().inner().argmax(1).reshape([count]);
-        let accuracy = best.equal(labels.clone()).float().mean();
-        let log_p = activation::log_softmax(rows, 1);
-        let chosen = log_p.clone().gather(1, labels.reshape([count, 1])).mean();
-        let loss = if smoothing == 0.0 {
-            chosen.neg()
-        } else {
-            (chosen.mul_scalar(1.0 - smoothing) + log_p.mean_dim(1).mean().mul_scalar(smoothing))
-                .neg()
-        };
+        let accuracy = accuracy(rows.clone(), labels.clone());
+        let loss = CrossEntropy::new(smoothing).forward(rows, labels);
         Scored { loss, accuracy }
     }
 }

@@ -108,6 +108,14 @@ pub enum FeatureNorm {
     Batch,
 }
 
+/// Mean 0 and deviation 1 along a dim; the deviation is the unbiased one plus 1e-6.
+pub fn standard_along<const R: usize>(x: Tensor<R>, dim: usize) -> Tensor<R> {
+    let count = x.dims()[dim] as f64;
+    let centred = x.clone() - x.mean_dim(dim);
+    let squares = centred.clone().square().sum_dim(dim);
+    centred / squares.div_scalar(count - 1.0).sqrt().add_scalar(1e-6)
+}
+
 /// `[B, D]`: mean 0 and variance 1 per channel over the batch.
 pub fn standardise(x: Tensor<2>) -> Tensor<2> {
     let x = x.cast(FloatDType::F32);

@@ -3,10 +3,8 @@
 use burn::tensor::{Int, Tensor, TensorData};
 use schemas::node::NodeError;
 
+use super::labelled::IGNORED;
 use super::padding::rows;
-
-/// The label of a place that nothing is told about.
-pub const UNLABELLED: i64 = super::labelled::IGNORED;
 
 /// Which places of a batch of texts hold a placeholder.
 #[derive(Debug, Clone)]
@@ -46,7 +44,7 @@ impl Places {
 
     /// The labels `[B, L]` without those of placeholders.
     pub fn unlabelled(&self, labels: Tensor<2, Int>) -> Tensor<2, Int> {
-        self.replaced(labels, UNLABELLED)
+        self.replaced(labels, IGNORED)
     }
 
     /// Tokens `[B, L, D]` with the rows `[B, Q, D]` in their places; gradients flow to both.

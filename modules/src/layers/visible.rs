@@ -8,7 +8,9 @@ use schemas::node::Forwarded;
 use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
 
-use crate::rng::Key;
+use super::size::Size;
+use crate::kind::Call;
+use crate::rng::{Key, Rng};
 
 /// Over what a share of the patches is hidden.
 #[derive(
@@ -49,6 +51,26 @@ pub fn first(orders: &[Vec<usize>], count: usize) -> Vec<i64> {
         start += order.len();
     }
     chosen
+}
+
+/// The ports of a mask that looks at the shape of a clip only, and leaves `seen` patches visible.
+pub fn ports_of_clip(size: &Size, seen: &str) -> Ports {
+    let inputs =
+        Ports::default().stopped("video", "B 3 T H W").about("any clip; only its shape is used");
+    ports(inputs, seen, &size.tokens(), &size.lattice())
+}
+
+/// What [`ports_of_clip`] promises: the visible patches of each sample, of `all`, chosen with draws of
+/// its own.
+pub fn give_drawn(
+    inputs: &Frames,
+    call: &Call,
+    all: usize,
+    choose: impl Fn(&mut Rng) -> Vec<i64>,
+) -> Forwarded {
+    let batch = inputs.get("video").map_or(0, |video| video.shape()[0]) as u64;
+    let one = |sample| choose(&mut call.key.with_number(sample).rng());
+    give((0..batch).map(one).collect(), all)
 }
 
 /// The outputs of a mask that leaves `seen` of `all` patches of a lattice visible; all are dims.

@@ -29,6 +29,7 @@ use crate::layers::diffusion::draws;
 use crate::layers::diffusion::network::layout;
 use crate::layers::diffusion::process::{Terms, Variance};
 use crate::layers::diffusion::schedule::Schedule;
+use crate::layers::norm::standard_along;
 use crate::layers::size::side;
 use crate::layout::Layout;
 use crate::published::{count, dims, says};
@@ -84,14 +85,8 @@ impl Config {
     /// Targets `[N, C]` as the chain sees them.
     pub fn targets(&self, target: Tensor<2>) -> Tensor<2> {
         let x = target.cast(FloatDType::F32);
-        let channels = x.dims()[1];
-        if !self.normalise {
-            return x.mul_scalar(self.scale);
-        }
-        let centred = x.clone() - x.mean_dim(1);
-        let squares = centred.clone().square().sum_dim(1);
-        let deviation = squares.div_scalar((channels - 1) as f64).sqrt().add_scalar(1e-6);
-        (centred / deviation).mul_scalar(self.scale)
+        let x = if self.normalise { standard_along(x, 1) } else { x };
+        x.mul_scalar(self.scale)
     }
 
     /// Loss of each vector.

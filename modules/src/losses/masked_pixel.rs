@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
+use crate::layers::norm::standard_along;
 use crate::layers::patch_embed::patches;
 use crate::layers::size::{check_named, side};
 use crate::layers::tokens;
@@ -67,10 +68,7 @@ impl MaskedPixel {
         let Normalisation { mean, std } = Normalisation::IMAGENET;
         let mut x = chosen.clone() * along(std) + along(mean);
         if self.normalise {
-            let centred = x.clone() - x.mean_dim(3);
-            let squares = centred.clone().square().sum_dim(3);
-            let deviation = squares.div_scalar((pixels - 1) as f64).sqrt().add_scalar(1e-6);
-            x = centred / deviation;
+            x = standard_along(x, 3);
         }
         x.swap_dims(2, 3).reshape([batch, count, channels * pixels])
     }

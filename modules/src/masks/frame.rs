@@ -52,10 +52,7 @@ impl Host for Config {
     fn ports(&self, _: &[String]) -> Ports {
         let size = self.size();
         let seen = format!("keep({},{})*({})", size.times(), self.ratio, size.places());
-        let inputs = Ports::default()
-            .stopped("video", "B 3 T H W")
-            .about("any clip; only its shape is used");
-        visible::ports(inputs, &seen, &size.tokens(), &size.lattice())
+        visible::ports_of_clip(&size, &seen)
     }
 
     fn check(&self, _: &Dims) -> Vec<OptionProblem> {
@@ -76,16 +73,12 @@ impl Host for Config {
     ) -> Result<Forwarded, NodeError> {
         let [frames, rows, columns] = *lattice;
         let places = rows * columns;
-        let batch = inputs.get("video").map_or(0, |video| video.shape()[0]);
-        let one = |sample: usize| {
-            let order = call.key.with_number(sample as u64).rng().permutation(frames);
-            let mut seen = order[..keep(frames, self.ratio)].to_vec();
+        Ok(visible::give_drawn(&inputs, call, frames * places, |rng| {
+            let mut seen = rng.permutation(frames)[..keep(frames, self.ratio)].to_vec();
             seen.sort_unstable();
             let all = |frame: usize| (frame * places..(frame + 1) * places).map(|i| i as i64);
             seen.into_iter().flat_map(all).collect()
-        };
-        let chosen = (0..batch).map(one).collect();
-        Ok(visible::give(chosen, frames * places))
+        }))
     }
 }
 

@@ -182,10 +182,7 @@ impl Host for Config {
             }
         };
         let left = if self.inverse { format!("{}-{left}", size.tokens()) } else { left };
-        let inputs = Ports::default()
-            .stopped("video", "B 3 T H W")
-            .about("any clip; only its shape is used");
-        visible::ports(inputs, &format!("({left})"), &size.tokens(), &size.lattice())
+        visible::ports_of_clip(&size, &format!("({left})"))
     }
 
     fn check(&self, dims: &Dims) -> Vec<OptionProblem> {

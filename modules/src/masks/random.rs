@@ -57,10 +57,7 @@ impl Host for Config {
             Per::Clip => format!("keep({},{ratio})", size.tokens()),
             Per::Frame => format!("({})*keep({},{ratio})", size.times(), size.places()),
         };
-        let inputs = Ports::default()
-            .stopped("video", "B 3 T H W")
-            .about("any clip; only its shape is used");
-        visible::ports(inputs, &seen, &size.tokens(), &size.lattice())
+        visible::ports_of_clip(&size, &seen)
     }
 
     fn check(&self, _: &Dims) -> Vec<OptionProblem> {
@@ -84,14 +81,10 @@ impl Host for Config {
             Per::Clip => (1, frames * rows * columns),
             Per::Frame => (frames, rows * columns),
         };
-        let batch = inputs.get("video").map_or(0, |video| video.shape()[0]);
-        let one = |sample: usize| {
-            let mut rng = call.key.with_number(sample as u64).rng();
+        Ok(visible::give_drawn(&inputs, call, frames * rows * columns, |rng| {
             let orders: Vec<_> = (0..groups).map(|_| rng.permutation(group)).collect();
             visible::first(&orders, keep(group, self.ratio))
-        };
-        let chosen = (0..batch).map(one).collect();
-        Ok(visible::give(chosen, frames * rows * columns))
+        }))
     }
 }
 

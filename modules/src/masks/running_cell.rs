@@ -72,10 +72,7 @@ impl Host for Config {
     fn ports(&self, _: &[String]) -> Ports {
         let size = self.size();
         let seen = format!("{}/4*{}", size.tokens(), 4 - self.hidden().min(4));
-        let inputs = Ports::default()
-            .stopped("video", "B 3 T H W")
-            .about("any clip; only its shape is used");
-        visible::ports(inputs, &seen, &size.tokens(), &size.lattice())
+        visible::ports_of_clip(&size, &seen)
     }
 
     fn check(&self, dims: &Dims) -> Vec<OptionProblem> {
@@ -102,12 +99,9 @@ impl Host for Config {
         inputs: Frames,
         call: &Call,
     ) -> Result<Forwarded, NodeError> {
-        let batch = inputs.get("video").map_or(0, |video| video.shape()[0]);
-        let one = |sample: usize| {
-            let phase = call.key.with_number(sample as u64).rng().permutation(4)[0];
-            self.choose(*lattice, phase)
-        };
-        Ok(visible::give((0..batch).map(one).collect(), lattice.iter().product()))
+        Ok(visible::give_drawn(&inputs, call, lattice.iter().product(), |rng| {
+            self.choose(*lattice, rng.permutation(4)[0])
+        }))
     }
 }
 

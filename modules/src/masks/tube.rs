@@ -52,10 +52,7 @@ impl Host for Config {
     fn ports(&self, _: &[String]) -> Ports {
         let size = self.size();
         let seen = format!("({})*keep({},{})", size.times(), size.places(), self.ratio);
-        let inputs = Ports::default()
-            .stopped("video", "B 3 T H W")
-            .about("any clip; only its shape is used");
-        visible::ports(inputs, &seen, &size.tokens(), &size.lattice())
+        visible::ports_of_clip(&size, &seen)
     }
 
     fn check(&self, _: &Dims) -> Vec<OptionProblem> {
@@ -76,13 +73,10 @@ impl Host for Config {
     ) -> Result<Forwarded, NodeError> {
         let [frames, rows, columns] = *lattice;
         let places = rows * columns;
-        let batch = inputs.get("video").map_or(0, |video| video.shape()[0]);
-        let one = |sample: usize| {
-            let order = call.key.with_number(sample as u64).rng().permutation(places);
+        Ok(visible::give_drawn(&inputs, call, frames * places, |rng| {
+            let order = rng.permutation(places);
             visible::first(&vec![order; frames], keep(places, self.ratio))
-        };
-        let chosen = (0..batch).map(one).collect();
-        Ok(visible::give(chosen, frames * places))
+        }))
     }
 }
 

@@ -12,8 +12,7 @@ use super::encode::{Layout, Long, Side};
 use super::error::TextError;
 use super::{Special, Tokenizer};
 
-/// The label of a position that a loss leaves out.
-pub const IGNORED: i64 = -100;
+pub use crate::layers::labelled::IGNORED;
 
 /// A dialogue as a model is trained on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
