@@ -93,6 +93,8 @@ pub struct Checkpointer {
     folder: PathBuf,
     graph: String,
     keep: usize,
+    /// Steps between stages: their checkpoints stay.
+    boundaries: BTreeSet<u64>,
     pending: Option<Pending>,
     attempts: u64,
     /// Parts of the last committed checkpoint, for nodes that did not change since.
@@ -125,7 +127,19 @@ impl Checkpointer {
             return Err(CheckpointError::Damaged { file: path.display().to_string(), reason });
         }
         let (folder, graph) = (folder.to_owned(), graph.to_owned());
-        Ok(Self { folder, graph, keep, pending: None, attempts: 0, last })
+        let boundaries = BTreeSet::new();
+        Ok(Self { folder, graph, keep, boundaries, pending: None, attempts: 0, last })
+    }
+
+    /// Begins with a checkpoint of another run, unless there is one of this run. Its numbers are not this run's.
+    pub fn begin_with(&mut self, (folder, manifest): (PathBuf, Manifest)) {
+        let manifest = Manifest { metrics_bytes: 0, ..manifest };
+        self.last.get_or_insert((folder, manifest));
+    }
+
+    /// Keeps the checkpoints of these steps, whatever else is removed.
+    pub fn keep_boundaries(&mut self, steps: impl IntoIterator<Item = u64>) {
+        self.boundaries.extend(steps);
     }
 
     /// Goes back to the newest checkpoint whose steps are all in the record of a run.
@@ -166,6 +180,13 @@ impl Checkpointer {
     /// The newest committed checkpoint.
     pub fn newest(&self) -> Option<&(PathBuf, Manifest)> {
         self.last.as_ref()
+    }
+
+    /// The committed checkpoint of a step.
+    pub fn at(&self, step: u64) -> Option<(PathBuf, Manifest)> {
+        let found = checkpoint::list(&self.folder).into_iter();
+        let mut found = found.filter(|(m, _)| m.step == step && m.graph == self.graph);
+        found.next_back().map(|(manifest, path)| (path, manifest))
     }
 
     /// Whether a checkpoint is being written.
@@ -236,7 +257,7 @@ impl Checkpointer {
         };
         let path = checkpoint::commit(&self.folder, &pending.aside, &manifest)?;
         self.last = Some((path, manifest));
-        checkpoint::prune(&self.folder, self.keep)?;
+        checkpoint::prune(&self.folder, self.keep, &self.boundaries)?;
         Ok(self.last.as_ref())
     }
 

@@ -9,8 +9,11 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use schemas::frame::{DType, DeviceTensor, Frame, Frames};
 use schemas::graph::{Edge, End, Graph, StageGraph, StageNode};
+use schemas::handoff::Takeover;
 use schemas::node::{At, Forwarded, Gradients, Measures, Node, NodeError, NodeSpec, Part, Update};
 use schemas::port::Ports;
+use schemas::stage::LossWeight;
+use schemas::timetable::When;
 
 use crate::clock::{Clock, Moment};
 use crate::node_actor::Factory;
@@ -121,6 +124,18 @@ impl Node for Fake {
         self.follow(part.tensors.clone())
     }
 
+    fn take_over(&mut self, part: &Part, _: &Takeover) -> Result<(), NodeError> {
+        self.load(part)
+    }
+
+    fn take_gradients(&mut self) -> Frames {
+        Frames::new()
+    }
+
+    fn add_gradients(&mut self, _: Frames) -> Result<(), NodeError> {
+        Ok(())
+    }
+
     fn rewind(&mut self) {}
 }
 
@@ -142,16 +157,32 @@ pub(crate) fn graph(steps: u64) -> Graph {
     let node = |spec: NodeSpec| {
         let (source, name) = (spec.wired.is_empty(), spec.name.clone());
         let (ports, outputs) = (Ports::default(), BTreeMap::new());
-        (name, StageNode { spec, ports, outputs, host: None, source, fresh: false })
+        let (works, takeover) = (When::always(), Takeover::default());
+        let backs = if spec.backward { When::always() } else { When::default() };
+        let node = StageNode {
+            spec,
+            ports,
+            outputs,
+            host: None,
+            source,
+            same: None,
+            works,
+            backs,
+            takeover,
+        };
+        (name, node)
     };
     let edge = |from: End, to: End, gradient: bool| Edge { from, to, shape: None, gradient };
     let stage = StageGraph {
         name: "only".to_owned(),
         steps,
         first_step: 0,
+        mixture: None,
+        until: Vec::new(),
+        from: None,
         accumulate: 2,
         optimizer: serde_json::from_str(r#"{ "lr": 0.01 }"#).expect("an optimizer"),
-        losses: BTreeMap::from([(End::new("loss", "loss"), 1.0)]),
+        losses: BTreeMap::from([(End::new("loss", "loss"), LossWeight::constant(1.0))]),
         nodes: BTreeMap::from([
             node(spec("clips", &[], &["x"], false)),
             node(spec("model", &["x"], &["y"], true)),
@@ -162,7 +193,8 @@ pub(crate) fn graph(steps: u64) -> Graph {
             edge(End::new("model", "y"), End::new("loss", "y"), true),
         ],
     };
-    Graph { experiment: schemas::experiment::Experiment::default(), stages: vec![stage] }
+    let experiment = schemas::experiment::Experiment::default();
+    Graph { experiment, stages: vec![stage], waivers: Vec::new() }
 }
 
 /// A clock that is set by hand, in seconds.

@@ -83,8 +83,11 @@ pub struct ParcelHeader {
     pub from: End,
     /// Which work and which way; none for weights.
     pub work: Option<(At, Pass)>,
-    /// Step that begins with these weights.
+    /// Step that begins with these weights, or that these gradients belong to.
     pub step: u64,
+    /// Whether the frames are gradients of parameters rather than weights.
+    #[serde(default)]
+    pub gradients: bool,
     /// Frames in the order of the bodies.
     pub frames: Vec<FrameHeader>,
 }
@@ -135,11 +138,14 @@ pub fn write_parcel(parcel: Parcel) -> Result<Message, LetterError> {
         dtype: frame.dtype(),
         shape: frame.shape().to_vec(),
     };
+    let gradients = matches!(parcel.load, Load::Gradients { .. });
     let (work, step, named): (_, _, Vec<(String, Frame)>) = match parcel.load {
         Load::Frame { at, pass, frame } => {
             (Some((at, pass)), at.step, vec![(String::new(), frame)])
         }
-        Load::Weights { step, frames } => (None, step, frames.into_iter().collect()),
+        Load::Weights { step, frames } | Load::Gradients { step, frames } => {
+            (None, step, frames.into_iter().collect())
+        }
     };
     let letter = Letter::Parcel(ParcelHeader {
         generation: parcel.generation,
@@ -147,6 +153,7 @@ pub fn write_parcel(parcel: Parcel) -> Result<Message, LetterError> {
         from: parcel.from,
         work,
         step,
+        gradients,
         frames: named.iter().map(|(name, frame)| header(name, frame)).collect(),
     });
     let mut message = write(&letter)?;
@@ -176,6 +183,7 @@ pub fn read_parcel(header: ParcelHeader, message: &Message) -> Result<Parcel, Le
             };
             Load::Frame { at, pass, frame }
         }
+        None if header.gradients => Load::Gradients { step: header.step, frames },
         None => Load::Weights { step: header.step, frames },
     };
     Ok(Parcel { generation: header.generation, to: header.to, from: header.from, load })

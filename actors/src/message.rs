@@ -11,7 +11,10 @@ use actix::Message;
 use schemas::checkpoint::PartFile;
 use schemas::frame::{Frame, Frames};
 use schemas::graph::End;
+use schemas::handoff::Takeover;
 use schemas::node::{At, Measures, NodeSpec, Notice, Update};
+use schemas::stage::LossWeight;
+use schemas::timetable::{Timetable, When};
 use serde::{Deserialize, Serialize};
 
 /// Counts the fresh starts of a run.
@@ -60,6 +63,13 @@ pub enum Load {
         /// Parameters by name.
         frames: Frames,
     },
+    /// Gradients of a node's parameters, for the node whose weights they are.
+    Gradients {
+        /// The step that they belong to.
+        step: u64,
+        /// Gradients by name.
+        frames: Frames,
+    },
 }
 
 /// A node's role in a stage.
@@ -78,7 +88,19 @@ pub struct Assignment {
     /// Producer of each input port that a gradient goes back to.
     pub gradients: BTreeMap<String, End>,
     /// Weight of each loss port in this stage.
-    pub losses: BTreeMap<String, f64>,
+    pub losses: BTreeMap<String, LossWeight>,
+    /// Steps of the stage.
+    pub steps: u64,
+    /// Where the stage begins and what it draws.
+    pub timetable: Timetable,
+    /// The steps that the node works in.
+    pub works: When,
+    /// The steps that it has a backward pass in.
+    pub backs: When,
+    /// The node whose weights these are, when they are not its own.
+    pub same: Option<String>,
+    /// Nodes on these weights, and the steps that gradients come from them in.
+    pub vertices: BTreeMap<String, When>,
     /// Whose parameters the node follows.
     pub follows: Option<String>,
     /// Nodes that follow this node's parameters.
@@ -95,13 +117,47 @@ pub struct Assignment {
     pub fresh: bool,
 }
 
+impl Assignment {
+    /// Whether the node's own parameters change.
+    pub fn trains(&self) -> bool {
+        self.spec.optimizer.is_some() && self.same.is_none()
+    }
+
+    /// The steps that change them.
+    pub fn updates(&self) -> When {
+        let mut when = self.backs.clone();
+        self.vertices.values().for_each(|backs| when.join(backs));
+        when
+    }
+
+    /// Ports of the losses that count in a step, with their weights.
+    pub fn losses_at(&self, step: u64) -> impl Iterator<Item = (&str, f64)> {
+        let counts = move |loss: &LossWeight| self.timetable.holds(&loss.when(self.steps), step);
+        let place = step.saturating_sub(self.timetable.first_step);
+        let losses = self.losses.iter().filter(move |(_, loss)| counts(loss));
+        losses.map(move |(port, loss)| (port.as_str(), loss.at(place, self.steps)))
+    }
+
+    /// The first of some steps at or after one, or the end of the stage.
+    pub fn turn_from(&self, at: At, when: &When) -> At {
+        let end = self.timetable.first_step + self.steps;
+        let mut step = at.step;
+        while step < end && !self.timetable.holds(when, step) {
+            step += 1;
+        }
+        if step == at.step { at } else { At { step, microbatch: 0, ..at } }
+    }
+}
+
 /// One consumer of an output port.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Consumer {
     /// Its input port.
     pub to: End,
-    /// Whether a gradient comes back.
-    pub gradient: bool,
+    /// The steps that it works in.
+    pub works: When,
+    /// The steps that a gradient comes back in.
+    pub backs: When,
 }
 
 /// What the supervisor tells a node.
@@ -127,8 +183,8 @@ pub enum Order {
         folder: PathBuf,
         /// The part.
         part: PartFile,
-        /// Whether the optimiser goes on; a stage begins with fresh moments.
-        moments: bool,
+        /// What is taken of it, at the beginning of a stage; all of it when absent.
+        takeover: Option<Box<Takeover>>,
     },
     /// Send the parameters to the nodes that wait for them before their first step.
     Share,

@@ -19,12 +19,15 @@ use crossbeam_channel::Sender;
 use schemas::checkpoint::{self, PartFile};
 use schemas::frame::{Frame, Frames};
 use schemas::graph::End;
+use schemas::handoff::Takeover;
 use schemas::node::{At, Gradients, Node, NodeError, NodeSpec, Update};
 use trouble::{Trouble, guarded};
 
 use crate::checkpointer::Job;
 use crate::edge::Directory;
-use crate::message::{Assignment, Command, Event, Generation, Load, Order, Parcel, Pass, What};
+use crate::message::{
+    Assignment, Command, Consumer, Event, Generation, Load, Order, Parcel, Pass, What,
+};
 use crate::step::next;
 
 /// Makes nodes from their specs.
@@ -66,6 +69,10 @@ pub struct NodeActor {
     gate: u64,
     /// Weights to follow, by the step they belong to.
     weights: BTreeMap<u64, Frames>,
+    /// Gradients from nodes on these weights, by step and node.
+    shared: BTreeMap<u64, BTreeMap<String, Frames>>,
+    /// The last step whose gradients are reported as complete.
+    summed: Option<u64>,
     /// The last step whose weights may be taken.
     follows: Option<u64>,
     /// The copy of another node's parameters that the first step waits for is not there yet.
@@ -89,6 +96,8 @@ impl NodeActor {
             backward: At::default(),
             gate: 0,
             weights: BTreeMap::new(),
+            shared: BTreeMap::new(),
+            summed: None,
             follows: None,
             waits_for_copy: false,
             failed: false,
@@ -112,49 +121,46 @@ impl NodeActor {
         });
     }
 
-    /// Takes a role: makes the node, and carries parameters over from the stage before.
+    /// Takes a role: makes the node, unless it is there as the role wants it. What it begins with is loaded next.
     fn assume(&mut self, role: Assignment) -> Result<(), Trouble> {
         let same = self.role.as_ref().is_some_and(|old| old.spec == role.spec);
         let keeps = same && role.spec.optimizer.is_none() && !role.fresh;
         if !keeps || self.node.is_none() {
-            let mut spec = role.spec.clone();
-            let old = self.node.take().filter(|_| !role.fresh);
-            if old.is_some() {
-                spec.weights = None; // they were loaded once and may have been trained since
-                if let Some(lora) = &mut spec.lora {
-                    lora.from = None;
-                }
-            }
+            self.node = None;
             let factory = self.workplace.factory.clone();
-            let mut node = guarded(|| factory(&spec))?;
-            if let Some(old) = old {
-                let part = old.save().without_optimizer();
-                drop(old);
-                guarded(|| node.load(&part))?;
-            }
-            self.node = Some(node);
+            self.node = Some(guarded(|| factory(&role.spec))?);
         }
         if let Some(node) = &mut self.node {
             node.rewind();
         }
         let start = At { stage: role.stage, step: role.step, microbatch: 0 };
-        (self.forward, self.backward, self.gate) = (start, start, role.step);
+        self.forward = role.turn_from(start, &role.works);
+        self.backward = role.turn_from(start, &role.backs);
+        self.gate = role.step;
         self.inputs.clear();
         self.gradients.clear();
         self.granted.clear();
         self.weights.clear();
-        (self.follows, self.failed) = (None, false);
+        self.shared.clear();
+        (self.follows, self.failed, self.summed) = (None, false, None);
         self.waits_for_copy = role.copies;
         self.role = Some(role);
         self.report(What::Ready);
         Ok(())
     }
 
-    fn load(&mut self, folder: &Path, part: &PartFile, moments: bool) -> Result<(), Trouble> {
+    fn load(
+        &mut self,
+        folder: &Path,
+        part: &PartFile,
+        takeover: Option<&Takeover>,
+    ) -> Result<(), Trouble> {
         let part = checkpoint::read_part(folder, part)?;
-        let part = if moments { part } else { part.without_optimizer() };
         if let Some(node) = &mut self.node {
-            guarded(|| node.load(&part))?;
+            guarded(|| match takeover {
+                Some(takeover) => node.take_over(&part, takeover),
+                None => node.load(&part),
+            })?;
         }
         self.report(What::Loaded);
         Ok(())
@@ -162,7 +168,11 @@ impl NodeActor {
 
     /// Does all work that is ready; backward first, which gives memory back.
     fn work(&mut self) -> Result<(), Trouble> {
-        while self.step_backward()? || self.step_forward()? || self.step_follow()? {}
+        while self.step_backward()?
+            || self.step_forward()?
+            || self.step_follow()?
+            || self.step_sum()?
+        {}
         Ok(())
     }
 
@@ -185,7 +195,7 @@ impl NodeActor {
             }
             self.inputs.remove(&at).unwrap_or_default()
         };
-        self.forward = next(at, role.accumulate);
+        self.forward = role.turn_from(next(at, role.accumulate), &role.works);
         let Some(node) = &mut self.node else { return Ok(false) };
         let forwarded = guarded(|| node.forward(at, inputs))?;
         for notice in forwarded.notices {
@@ -194,16 +204,16 @@ impl NodeActor {
         let role = self.role.as_ref().expect("checked above");
         let mut measures = forwarded.measures;
         let mut losses = Vec::new();
-        for (port, weight) in &role.losses {
+        for (port, weight) in role.losses_at(at.step) {
             if let Some(frame) = forwarded.frames.get(port) {
                 let value = frame.to_f32().first().copied().unwrap_or(f32::NAN);
-                measures.insert(port.clone(), f64::from(value));
-                losses.push((port.clone(), (weight / f64::from(role.accumulate)) as f32));
+                measures.insert(port.to_owned(), f64::from(value));
+                losses.push((port.to_owned(), (weight / f64::from(role.accumulate)) as f32));
             }
         }
         self.report(What::Measured { at, measures });
         self.pass_on(at, forwarded.frames)?;
-        if self.role.as_ref().is_some_and(|role| role.spec.backward) {
+        if self.role.as_ref().is_some_and(|role| role.timetable.holds(&role.backs, at.step)) {
             let waiting = self.gradients.entry(at).or_default();
             for (port, weight) in losses {
                 let own = End::new(&self.name, &port);
@@ -216,6 +226,11 @@ impl NodeActor {
     fn pass_on(&self, at: At, mut frames: Frames) -> Result<(), Trouble> {
         let Some(role) = &self.role else { return Ok(()) };
         for (port, consumers) in &role.outputs {
+            let works = |consumer: &&Consumer| role.timetable.holds(&consumer.works, at.step);
+            let mut consumers = consumers.iter().filter(works).peekable();
+            if consumers.peek().is_none() {
+                continue;
+            }
             let Some(frame) = frames.remove(port) else {
                 return Err(NodeError::MissingInput { port: port.clone() }.into());
             };
@@ -237,18 +252,19 @@ impl NodeActor {
     fn step_backward(&mut self) -> Result<bool, Trouble> {
         let Some(role) = &self.role else { return Ok(false) };
         let at = self.backward;
-        if !role.spec.backward || at >= self.forward {
+        if role.backs.is_never() || at >= self.forward {
             return Ok(false);
         }
-        let consumers = role.outputs.values().flatten().filter(|c| c.gradient).count();
+        let backs = |consumer: &&Consumer| role.timetable.holds(&consumer.backs, at.step);
+        let consumers = role.outputs.values().flatten().filter(backs).count();
         let have = self.gradients.get(&at).map_or(0, BTreeMap::len);
-        if have < consumers + role.losses.len() {
+        if have < consumers + role.losses_at(at.step).count() {
             return Ok(false);
         }
         let arrived = self.gradients.remove(&at).unwrap_or_default();
         let gradients: Gradients =
             arrived.into_iter().map(|((port, _), frame)| (port, frame)).collect();
-        self.backward = next(at, role.accumulate);
+        self.backward = role.turn_from(next(at, role.accumulate), &role.backs);
         let Some(node) = &mut self.node else { return Ok(false) };
         let mut upstream = guarded(|| node.backward(at, gradients))?;
         for (port, producer) in &role.gradients {
@@ -258,10 +274,8 @@ impl NodeActor {
             let load = Load::Frame { at, pass: Pass::Backward, frame };
             self.send(port, producer.clone(), load)?;
         }
-        if role.spec.optimizer.is_some() && self.backward.step > at.step {
-            let node = self.node.as_mut().expect("checked above");
-            let squared_norm = guarded(|| node.squared_norm())?;
-            self.report(What::BackwardDone { step: at.step, squared_norm });
+        if self.backward.step > at.step {
+            self.hand_in(at.step)?;
         }
         Ok(true)
     }
@@ -297,7 +311,9 @@ impl NodeActor {
     fn obey(&mut self, command: Command, context: &mut Context<Self>) -> Result<(), Trouble> {
         match command.order {
             Order::Assume(role) => self.assume(*role),
-            Order::Load { folder, part, moments } => self.load(&folder, &part, moments),
+            Order::Load { folder, part, takeover } => {
+                self.load(&folder, &part, takeover.as_deref())
+            }
             Order::Share => {
                 let Some(role) = &self.role else { return Ok(()) };
                 self.share(role.step, &role.copied_by)
@@ -327,7 +343,10 @@ impl NodeActor {
     }
 
     fn take(&mut self, parcel: Parcel) -> Result<(), Trouble> {
+        let stage = self.role.as_ref().map_or(0, |role| role.stage);
         match parcel.load {
+            // A stage that ended early leaves frames on their way.
+            Load::Frame { at, .. } if at.stage != stage => Ok(()),
             Load::Frame { at, pass: Pass::Forward, frame } => {
                 self.inputs.entry(at).or_default().insert(parcel.to.port, frame);
                 self.work()
@@ -339,6 +358,10 @@ impl NodeActor {
             }
             Load::Weights { step, frames } => {
                 self.weights.insert(step, frames);
+                self.work()
+            }
+            Load::Gradients { step, frames } => {
+                self.shared.entry(step).or_default().insert(parcel.from.node, frames);
                 self.work()
             }
         }

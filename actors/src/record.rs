@@ -70,6 +70,11 @@ impl Record {
         |error| RecordError::Io { path, error }
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Forgets everything after `bytes`; 0 starts anew. A file that is shorter is not touched.
     pub fn cut(&mut self, bytes: u64) -> Result<(), RecordError> {
         let flushed = self.file.flush().and_then(|()| self.file.get_ref().metadata());
@@ -111,6 +116,21 @@ impl Record {
         synced.map_err(self.fail())?;
         Ok(self.bytes)
     }
+}
+
+/// All rows of a file, in order. A last line that is not whole is left out.
+pub fn read(path: &Path) -> Result<Vec<Row>, RecordError> {
+    let fail = |error| RecordError::Io { path: path.display().to_string(), error };
+    let text = std::fs::read_to_string(path).map_err(fail)?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let row = |line: &str| {
+        let mut fields = line.splitn(5, ',');
+        let mut next = || fields.next().map(str::to_owned);
+        let (stage, step, node, metric) = (next()?, next()?, next()?, next()?);
+        let (step, value) = (step.parse().ok()?, next()?.parse().ok()?);
+        Some(Row { stage, step, node, metric, value })
+    };
+    Ok(whole.lines().skip(1).filter_map(row).collect())
 }
 
 #[cfg(test)]

@@ -3,22 +3,96 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::node::{At, Measures};
+use schemas::timetable::{Timetable, When};
 
-/// Who takes part in the steps of a stage.
+use crate::message::Assignment;
+
+/// A node in a stage.
+#[derive(Debug)]
+pub(crate) struct Member {
+    /// The steps that it works in; it measures every microbatch of them.
+    pub(crate) works: When,
+    /// The steps that change its parameters; never when it does not train.
+    pub(crate) updates: When,
+    /// The steps after which it takes the parameters of another node.
+    pub(crate) follows: When,
+    /// Whether it makes frames from nothing.
+    pub(crate) source: bool,
+    /// Whether it waits for the end of each step.
+    pub(crate) synchronous: bool,
+}
+
+/// Who takes part in a stage.
+#[derive(Debug, Default)]
+pub(crate) struct Company {
+    /// Where the stage begins and what it draws.
+    pub(crate) timetable: Timetable,
+    /// Its nodes.
+    pub(crate) members: BTreeMap<String, Member>,
+    /// Nodes whose parameters others begin with.
+    pub(crate) copied: Vec<String>,
+}
+
+impl Company {
+    /// Of the roles of a stage.
+    pub(crate) fn of(timetable: Timetable, roles: &BTreeMap<String, Assignment>) -> Self {
+        let updates = |role: &Assignment| match role.trains() {
+            true => role.updates(),
+            false => When::default(),
+        };
+        let member = |(name, role): (&String, &Assignment)| {
+            let followed = role.follows.as_ref().and_then(|of| roles.get(of));
+            let member = Member {
+                works: role.works.clone(),
+                updates: updates(role),
+                follows: followed.map(updates).unwrap_or_default(),
+                source: role.source,
+                synchronous: role.synchronous,
+            };
+            (name.clone(), member)
+        };
+        let copied = roles.iter().filter(|(_, role)| !role.copied_by.is_empty());
+        Self {
+            timetable,
+            members: roles.iter().map(member).collect(),
+            copied: copied.map(|(name, _)| name.clone()).collect(),
+        }
+    }
+
+    /// Who takes part in a step.
+    pub(crate) fn cast(&self, step: u64) -> Cast {
+        let names = |which: &dyn Fn(&Member) -> bool| -> BTreeSet<String> {
+            let chosen = self.members.iter().filter(|(_, member)| which(member));
+            chosen.map(|(name, _)| name.clone()).collect()
+        };
+        let holds = |when: &When| self.timetable.holds(when, step);
+        Cast {
+            active: names(&|m| holds(&m.works)),
+            trained: names(&|m| holds(&m.updates)),
+            followers: names(&|m| holds(&m.follows)),
+            told: names(&|m| m.synchronous && !holds(&m.updates) && !holds(&m.follows)),
+        }
+    }
+
+    /// Sources that work in a step.
+    pub(crate) fn sources(&self, step: u64) -> Vec<String> {
+        let works = |m: &Member| m.source && self.timetable.holds(&m.works, step);
+        let sources = self.members.iter().filter(|(_, member)| works(member));
+        sources.map(|(name, _)| name.clone()).collect()
+    }
+}
+
+/// Who takes part in a step.
 #[derive(Debug, Default)]
 pub(crate) struct Cast {
     /// Nodes that work; each measures every microbatch.
     pub(crate) active: BTreeSet<String>,
-    /// Nodes that train.
+    /// Nodes whose parameters change.
     pub(crate) trained: BTreeSet<String>,
-    /// Nodes that follow the parameters of another.
+    /// Nodes that take the parameters of another one.
     pub(crate) followers: BTreeSet<String>,
-    /// Nodes whose parameters others begin with.
-    pub(crate) copied: Vec<String>,
-    /// Nodes that make frames from nothing.
-    pub(crate) sources: Vec<String>,
-    /// Nodes that are told when a step is over.
-    pub(crate) told: Vec<String>,
+    /// The others that wait for the end of the step.
+    pub(crate) told: BTreeSet<String>,
 }
 
 /// Numbers of one step, until all of them are there.

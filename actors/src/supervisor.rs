@@ -6,6 +6,7 @@
 //! many failures within a window end the run with the first cause.
 
 mod boundary;
+mod gates;
 mod repair;
 #[cfg(test)]
 mod tests;
@@ -16,18 +17,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message};
-use schemas::checkpoint::Manifest;
+use gates::Gates;
+use schemas::checkpoint::PartFile;
 use schemas::graph::{Graph, StageGraph};
+use schemas::handoff::Takeover;
 use schemas::node::{At, Notice, Update};
 
 use crate::assign;
 use crate::checkpointer::{Checkpointer, Policy};
 use crate::clock::{Clock, Moment};
 use crate::hosts::Hosts;
-use crate::message::{Assignment, Command, Event, Generation, Order, What};
+use crate::message::{Command, Event, Generation, Order, What};
 use crate::observer::{Audience, Happening};
 use crate::record::Record;
-use crate::step::{Cast, StepState};
+use crate::step::{Cast, Company, StepState};
 
 /// Name that the supervisor's own numbers carry.
 const SELF: &str = "supervisor";
@@ -61,6 +64,8 @@ pub struct Charge {
     pub checkpointer: Checkpointer,
     /// When checkpoints are made.
     pub policy: Policy,
+    /// A stage to run alone; all of them when absent.
+    pub only: Option<usize>,
     /// Who watches.
     pub audience: Addr<Audience>,
     /// Where the outcome goes.
@@ -70,8 +75,10 @@ pub struct Charge {
 }
 
 enum Phase {
+    /// The checkpoint between two stages is written.
+    Turning,
     /// Nodes take their roles.
-    Casting { waiting: BTreeSet<String>, load: Option<(PathBuf, Manifest)> },
+    Casting { waiting: BTreeSet<String>, load: Vec<Loading> },
     /// Nodes take their state.
     Loading { waiting: BTreeSet<String> },
     /// Steps are under way.
@@ -82,6 +89,15 @@ enum Phase {
     Hearing { outcome: Outcome, since: Moment },
     /// Nothing more happens.
     Over,
+}
+
+/// A node that takes state from a part of a checkpoint.
+struct Loading {
+    node: String,
+    folder: PathBuf,
+    part: PartFile,
+    /// What is taken of it, at the beginning of a stage.
+    takeover: Option<Takeover>,
 }
 
 /// The actor that runs a curriculum and keeps nodes alive.
@@ -95,7 +111,11 @@ pub struct Supervisor {
     /// Microbatches of this stage that sources have a credit for.
     granted: u64,
     steps: BTreeMap<u64, StepState>,
+    company: Company,
+    /// Who takes part in the step under way.
     cast: Cast,
+    /// What may end the stage before its last step.
+    gates: Gates,
     /// Nodes whose state differs from the last checkpoint.
     dirty: BTreeSet<String>,
     /// Whether a checkpoint was due while the one before was still being written.
@@ -137,7 +157,9 @@ impl Supervisor {
             step: 0,
             granted: 0,
             steps: BTreeMap::new(),
+            company: Company::default(),
             cast: Cast::default(),
+            gates: Gates::default(),
             dirty: BTreeSet::new(),
             owed: false,
             failures: VecDeque::new(),
@@ -167,26 +189,15 @@ impl Supervisor {
     }
 
     /// Gives every node of a stage its role.
-    fn cast(&mut self, stage: usize, step: u64, load: Option<(PathBuf, Manifest)>) {
+    fn cast(&mut self, stage: usize, step: u64, load: Vec<Loading>) {
         (self.stage, self.step, self.granted) = (stage, step, 0);
+        self.steps.clear();
         let graph = self.charge.graph.clone();
-        let mut roles = assign::roles(&graph, stage, step);
+        let roles = assign::roles(&graph, stage, step);
         self.granted = (step - self.plan().first_step) * u64::from(self.plan().accumulate);
-        self.cast = Cast {
-            active: roles.keys().cloned().collect(),
-            trained: names(&roles, |r| r.spec.optimizer.is_some()),
-            followers: names(&roles, |r| r.follows.is_some()),
-            copied: names(&roles, |r| !r.copied_by.is_empty()),
-            sources: names(&roles, |r| r.source),
-            told: names(&roles, |r| {
-                r.synchronous && r.spec.optimizer.is_none() && r.follows.is_none()
-            }),
-        };
+        self.company = Company::of(self.plan().timetable(), &roles);
+        self.cast = self.company.cast(step);
         self.dirty.extend(assign::changing(&roles));
-        if let Some((_, manifest)) = &load {
-            let resting = assign::resting(&graph, stage, step);
-            roles.extend(resting.into_iter().filter(|(n, _)| manifest.parts.contains_key(n)));
-        }
         let waiting = roles.keys().cloned().collect();
         for (name, role) in roles {
             self.command(&name, Order::Assume(Box::new(role)));
@@ -204,25 +215,21 @@ impl Supervisor {
     /// All nodes have their role: state is loaded, then steps begin.
     fn cast_is_complete(&mut self) {
         let Phase::Casting { load, .. } = &mut self.phase else { return };
-        let Some((folder, mut manifest)) = load.take() else { return self.run() };
-        let plan = self.plan();
-        // A checkpoint at the beginning of a stage was written by the stage before.
-        let moments = self.step > plan.first_step;
-        let fresh = |name: &String| plan.nodes.get(name).is_some_and(|node| node.fresh);
-        manifest.parts.retain(|name, _| moments || !fresh(name));
-        let waiting: BTreeSet<String> = manifest.parts.keys().cloned().collect();
+        let load = std::mem::take(load);
+        let waiting: BTreeSet<String> = load.iter().map(|one| one.node.clone()).collect();
         if waiting.is_empty() {
             return self.run();
         }
-        for (node, part) in manifest.parts {
-            self.command(&node, Order::Load { folder: folder.clone(), part, moments });
+        for Loading { node, folder, part, takeover } in load {
+            let takeover = takeover.map(Box::new);
+            self.command(&node, Order::Load { folder, part, takeover });
         }
         self.phase = Phase::Loading { waiting };
     }
 
     fn run(&mut self) {
         self.phase = Phase::Running;
-        for node in self.cast.copied.clone() {
+        for node in self.company.copied.clone() {
             self.command(&node, Order::Share);
         }
         self.grant();
@@ -243,7 +250,7 @@ impl Supervisor {
         let end = done.saturating_add(prefetch).saturating_add(1).min(plan.steps * size);
         for number in self.granted..end {
             let (step, microbatch) = (first + number / size, (number % size) as u32);
-            for source in self.cast.sources.clone() {
+            for source in self.company.sources(step) {
                 self.command(&source, Order::Grant(At { stage, step, microbatch }));
             }
         }
@@ -289,14 +296,25 @@ impl Supervisor {
         if let Err(error) = self.charge.record.write(&rows) {
             return self.give_up(error.to_string());
         }
+        let until = self.plan().until.clone();
+        let opened = self.gates.take(&until, &rows);
         self.tell(Happening::Stepped { stage: self.plan().name.clone(), step, rows });
         self.step += 1;
+        if let Some(why) = opened {
+            let plan = self.plan();
+            let (stage, end) = (plan.name.clone(), plan.first_step + plan.steps);
+            tracing::info!(%stage, step, why, "the stage ends early");
+            // Numbers of steps are those of the plan: the next stage begins where it always does.
+            self.step = end;
+        }
         self.go_on();
     }
 
     fn on_event(&mut self, node: String, what: What) {
         self.progress = self.charge.clock.now();
         match what {
+            // Work that was on its way when the stage ended early.
+            What::Measured { at, .. } if at.stage != self.stage as u32 => {}
             What::Ready => {
                 if let Phase::Casting { waiting, .. } = &mut self.phase
                     && waiting.remove(&node)
@@ -341,13 +359,6 @@ impl Supervisor {
     fn notice(&self, node: String, notice: Notice) {
         self.tell(Happening::Noticed { node, notice });
     }
-}
-
-fn names<C: FromIterator<String>>(
-    roles: &BTreeMap<String, Assignment>,
-    which: impl Fn(&Assignment) -> bool,
-) -> C {
-    roles.iter().filter(|(_, role)| which(role)).map(|(name, _)| name.clone()).collect()
 }
 
 impl Actor for Supervisor {

@@ -20,6 +20,7 @@ use actors::observer::{Audience, Happening, Observer, Verdict};
 use actors::record::Record;
 use actors::supervisor::{Charge, Heard, Interrupt, Outcome, Start, Supervisor};
 use anyhow::{Context as _, bail};
+use schemas::checkpoint::Manifest;
 use schemas::entry::find;
 use schemas::experiment::ObserverConfig;
 use schemas::graph::Graph;
@@ -94,11 +95,15 @@ pub struct Extras {
     pub factory: Factory,
     /// Observers of the caller's own.
     pub observers: Vec<Box<dyn Observer>>,
+    /// The stage that runs alone; all of them when absent.
+    pub only: Option<usize>,
+    /// The checkpoint of another run that this one begins with.
+    pub base: Option<(PathBuf, Manifest)>,
 }
 
 impl Default for Extras {
     fn default() -> Self {
-        Self { factory: factory(), observers: Vec::new() }
+        Self { factory: factory(), observers: Vec::new(), only: None, base: None }
     }
 }
 
@@ -149,7 +154,11 @@ fn start(
     let checkpoints = run.join("checkpoints");
     let mut checkpointer = Checkpointer::open(&checkpoints, &graph_hash(graph), policy.keep)?;
     let record = run.join("metrics.csv");
+    checkpointer.keep_boundaries(graph.stages.iter().map(|s| s.first_step + s.steps));
     checkpointer.fit(&record)?;
+    if let Some(base) = extras.base {
+        checkpointer.begin_with(base);
+    }
     let record = Record::open(&record)?;
     // The supervisor and its observers need each other's address before either starts.
     let (events, inbox) = crossbeam_channel::bounded::<Addr<Supervisor>>(1);
@@ -181,6 +190,7 @@ fn start(
         record,
         checkpointer,
         policy,
+        only: extras.only,
         audience,
         outcome,
         clock: Arc::new(RealClock::start()),

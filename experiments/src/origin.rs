@@ -7,6 +7,7 @@ use std::process::Command;
 
 use schemas::checkpoint::hex;
 use schemas::graph::Graph;
+use schemas::handoff::Waiver;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -29,6 +30,15 @@ pub struct Origin {
     pub graph: String,
     /// SHA-256 of every weights file, those of adapters too.
     pub weights: BTreeMap<String, String>,
+    /// What begins fresh or is dropped between stages, because the experiment says so.
+    #[serde(default)]
+    pub waivers: Vec<Waiver>,
+    /// The stage that runs alone; all of them when absent.
+    #[serde(default)]
+    pub stage: Option<String>,
+    /// The checkpoint of another run that this one begins with.
+    #[serde(default)]
+    pub from: Option<PathBuf>,
 }
 
 impl Origin {
@@ -53,6 +63,9 @@ impl Origin {
             base: base.to_owned(),
             graph: graph_hash(graph),
             weights,
+            waivers: graph.waivers.clone(),
+            stage: None,
+            from: None,
         }
     }
 }

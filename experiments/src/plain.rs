@@ -37,11 +37,31 @@ impl<'a> Plain<'a> {
                 plain.node(&edge.to.node)?.adopt(weights)?;
             }
         }
+        plain.share()?;
         Ok(plain)
     }
 
     fn node(&mut self, name: &str) -> anyhow::Result<&mut Box<dyn Node>> {
         self.nodes.get_mut(name).with_context(|| format!("no node `{name}`"))
+    }
+
+    /// Gives nodes on the weights of another one what those are now.
+    fn share(&mut self) -> anyhow::Result<()> {
+        for (name, node) in &self.stage.nodes {
+            if let Some(owner) = &node.same {
+                let weights = self.node(owner)?.weights();
+                self.node(name)?.adopt(weights)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn works(&self, name: &str, step: u64) -> bool {
+        self.stage.timetable().holds(&self.stage.nodes[name].works, step)
+    }
+
+    fn backs(&self, name: &str, step: u64) -> bool {
+        self.stage.timetable().holds(&self.stage.nodes[name].backs, step)
     }
 
     /// One step with one microbatch; gives the losses.
@@ -65,6 +85,7 @@ impl<'a> Plain<'a> {
     ) -> anyhow::Result<BTreeMap<End, f32>> {
         self.forward(step, false, &mut outputs)?;
         let losses = self.stage.losses.keys();
+        let losses = losses.filter(|end| self.stage.weight(end, step).is_some());
         let losses = losses.map(|end| (end.clone(), outputs[end].to_f32()[0])).collect();
         self.backward(at(step))?;
         self.update(step)?;
@@ -74,6 +95,9 @@ impl<'a> Plain<'a> {
     /// Runs the sources, or all other nodes.
     fn forward(&mut self, step: u64, sources: bool, outputs: &mut Outputs) -> anyhow::Result<()> {
         for name in self.order.iter().filter(|name| self.stage.nodes[*name].source == sources) {
+            if !self.works(name, step) {
+                continue;
+            }
             let edges = self.stage.edges.iter().filter(|e| e.to.node == *name && !e.is_weights());
             let inputs: Frames =
                 edges.map(|e| (e.to.port.clone(), outputs[&e.from].clone())).collect();
@@ -88,12 +112,14 @@ impl<'a> Plain<'a> {
     fn backward(&mut self, at: At) -> anyhow::Result<()> {
         let mut arrived: BTreeMap<&End, BTreeMap<&End, Frame>> = BTreeMap::new();
         for name in self.order.iter().rev() {
-            if !self.stage.nodes[name].spec.backward {
+            if !self.backs(name, at.step) {
                 continue;
             }
             let mut gradients: Gradients = Vec::new();
-            for (end, weight) in self.stage.losses.iter().filter(|(end, _)| end.node == *name) {
-                gradients.push((end.port.clone(), Frame::f32([1], [*weight as f32])));
+            for end in self.stage.losses.keys().filter(|end| end.node == *name) {
+                if let Some(weight) = self.stage.weight(end, at.step) {
+                    gradients.push((end.port.clone(), Frame::f32([1], [weight as f32])));
+                }
             }
             for (end, frames) in arrived.iter().filter(|(end, _)| end.node == *name) {
                 gradients.extend(frames.values().map(|frame| (end.port.clone(), frame.clone())));
@@ -110,8 +136,17 @@ impl<'a> Plain<'a> {
 
     fn update(&mut self, step: u64) -> anyhow::Result<()> {
         let Some(optimizer) = &self.stage.optimizer else { return Ok(()) };
-        let trained: Vec<&String> =
-            self.stage.nodes.iter().filter(|(_, n)| n.trains()).map(|(name, _)| name).collect();
+        let table = self.stage.timetable();
+        let updates = |name: &String| table.holds(&self.stage.updates(name), step);
+        let trained = self.stage.nodes.iter().filter(|(name, node)| node.trains() && updates(name));
+        let trained: Vec<&String> = trained.map(|(name, _)| name).collect();
+        for name in &trained {
+            let vertices = self.stage.vertices(name).filter(|(other, _)| other != name);
+            for (vertex, _) in vertices.filter(|(_, node)| table.holds(&node.backs, step)) {
+                let gradients = self.nodes.get_mut(vertex).context("a node")?.take_gradients();
+                self.nodes.get_mut(*name).context("a node")?.add_gradients(gradients)?;
+            }
+        }
         let mut squares = 0.0;
         for name in &trained {
             squares += self.nodes.get_mut(*name).context("a node")?.squared_norm()?;
@@ -122,8 +157,10 @@ impl<'a> Plain<'a> {
             let node = self.nodes.get_mut(name).context("a node")?;
             node.update(&Update { step, lr, scale })?;
         }
+        self.share()?;
         for edge in self.stage.edges.iter().filter(|edge| edge.is_weights()) {
-            if self.stage.nodes[&edge.from.node].trains() {
+            let from = &edge.from.node;
+            if self.stage.nodes[from].trains() && updates(from) {
                 let weights = self.node(&edge.from.node)?.weights();
                 self.node(&edge.to.node)?.follow(weights)?;
             }

@@ -50,6 +50,7 @@ pub fn surroundings(base: &Path) -> Surroundings {
         devices: modules::device::available(),
         observers,
         observe,
+        rule: modules::archive::rules::shape,
         base: base.to_owned(),
     }
 }

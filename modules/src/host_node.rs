@@ -1,7 +1,9 @@
 //! Any host kind as a node: no tensors, no gradients.
 
 use schemas::frame::Frames;
+use schemas::handoff::Takeover;
 use schemas::node::{At, Forwarded, Gradients, Measures, Node, NodeError, NodeSpec, Part, Update};
+use schemas::timetable::{Timetable, When};
 
 use crate::kind::{Call, Host, read};
 use crate::rng::Key;
@@ -12,6 +14,14 @@ pub struct HostNode<H: Host> {
     state: H::State,
     key: Key,
     accumulate: u32,
+    /// The steps that it works in, when it does not in all of them.
+    turns: Option<(Timetable, When)>,
+}
+
+/// Number of a step among those that a node works in, counted over the run.
+fn turn(turns: Option<&(Timetable, When)>, step: u64) -> u64 {
+    let within = |(table, when): &(Timetable, When)| table.first_step + table.turns(when, step);
+    turns.map_or(step, within)
 }
 
 impl<H: Host> HostNode<H> {
@@ -20,14 +30,15 @@ impl<H: Host> HostNode<H> {
         let kind: H = read(spec)?;
         let key = Key::new(spec.seed, &spec.name);
         let state = kind.open(&spec.dims, &key)?;
-        Ok(Self { kind, state, key, accumulate: spec.accumulate })
+        Ok(Self { kind, state, key, accumulate: spec.accumulate, turns: spec.turns.clone() })
     }
 }
 
 impl<H: Host> Node for HostNode<H> {
     fn forward(&mut self, at: At, inputs: Frames) -> Result<Forwarded, NodeError> {
         let new = Call::new(call_key(&self.key, at), at);
-        let call = Call { accumulate: self.accumulate, ..new };
+        let turn = turn(self.turns.as_ref(), at.step);
+        let call = Call { accumulate: self.accumulate, turn, ..new };
         self.kind.forward(&mut self.state, inputs, &call)
     }
 
@@ -61,6 +72,18 @@ impl<H: Host> Node for HostNode<H> {
 
     fn load(&mut self, part: &Part) -> Result<(), NodeError> {
         self.kind.load(&mut self.state, part)
+    }
+
+    fn take_over(&mut self, part: &Part, _: &Takeover) -> Result<(), NodeError> {
+        self.load(part)
+    }
+
+    fn take_gradients(&mut self) -> Frames {
+        Frames::new()
+    }
+
+    fn add_gradients(&mut self, _: Frames) -> Result<(), NodeError> {
+        Ok(())
     }
 
     fn rewind(&mut self) {}

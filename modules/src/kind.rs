@@ -42,6 +42,8 @@ pub struct Call {
     pub training: bool,
     /// Which work.
     pub at: At,
+    /// Number of the step among those that the node works in, counted over the run.
+    pub turn: u64,
     /// Microbatches of a step.
     pub accumulate: u32,
     /// Takes note of blocks whose activations are not kept, under activation checkpointing.
@@ -51,12 +53,12 @@ pub struct Call {
 impl Call {
     /// A pass that does not train.
     pub fn new(key: Key, at: At) -> Self {
-        Self { key, training: false, at, accumulate: 1, segments: None }
+        Self { key, training: false, at, turn: at.step, accumulate: 1, segments: None }
     }
 
-    /// Number of the microbatch, from the first one of the run.
+    /// Number of the microbatch among those of the node, from the first one of the run.
     pub fn number(&self) -> u64 {
-        self.at.step * u64::from(self.accumulate) + u64::from(self.at.microbatch)
+        self.turn * u64::from(self.accumulate) + u64::from(self.at.microbatch)
     }
 }
 

@@ -1,10 +1,11 @@
 //! Any kind as a node: device, autodiff cut, optimiser, freezing, state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module as _;
 use burn::tensor::{Device, FloatDType};
 use schemas::frame::{Frame, Frames};
+use schemas::handoff::Takeover;
 use schemas::node::{
     At, Forwarded, Gradients, Measures, Node, NodeError, NodeSpec, Optimizer, Part, Precision,
     Update,
@@ -17,6 +18,7 @@ use crate::parameters::Parameter;
 use crate::rng::Key;
 use crate::segments::Segments;
 use crate::tensors::{AnyTensor, Tensors};
+use crate::archive::rules;
 use crate::{device, parameters, vjp, weights};
 
 /// What a backward pass needs from its forward pass.
@@ -58,7 +60,7 @@ impl<K: Kind> KindNode<K> {
         let module = make(&kind, spec, &home);
         let trains = |path: &str| {
             let chosen = spec.lora.is_none() || path.contains(".lora.");
-            spec.optimizer.is_some() && chosen && !spec.frozen.iter().any(|f| covers(f, path))
+            spec.optimizer.is_some() && chosen && spec.trains(path)
         };
         let module = parameters::activate(module, &trains);
         let module = match &spec.weights {
@@ -265,29 +267,66 @@ impl<K: Kind> Node for KindNode<K> {
     }
 
     fn load(&mut self, part: &Part) -> Result<(), NodeError> {
+        self.take_over(part, &Takeover { moments: true, ..Takeover::default() })
+    }
+
+    fn take_over(&mut self, part: &Part, takeover: &Takeover) -> Result<(), NodeError> {
         let frames: Frames = part
             .tensors
             .iter()
             .filter_map(|(k, f)| Some((k.strip_prefix("parameter.")?.to_owned(), f.clone())))
             .collect();
         let mut saved = self.read_all(&frames)?;
+        for (path, rule) in &takeover.rules {
+            let Some(value) = saved.remove(path) else { continue };
+            let made = rules::apply(rule, value, &self.device);
+            let made = made.map_err(|reason| NodeError::State { reason })?;
+            saved.insert(path.clone(), made);
+        }
+        // Adapters come with a stage that asks for them.
+        let new_adapters = self.spec.lora.is_some() && !saved.keys().any(|k| k.contains(".lora."));
         let mut missing = Vec::new();
-        self.change(&mut |parameter, value| match saved.remove(&parameter.path) {
-            Some(new) if new.shape() == parameter.shape => new,
-            _ => {
-                missing.push(parameter.path.clone());
-                value
+        let mut taken = BTreeSet::new();
+        self.change(&mut |parameter, value| {
+            let path = &parameter.path;
+            match saved.get(path) {
+                _ if takeover.starts_fresh(path) => value,
+                Some(new) if new.shape() == parameter.shape => {
+                    taken.insert(path.clone());
+                    new.clone()
+                }
+                None if new_adapters && path.contains(".lora.") => value,
+                _ => {
+                    missing.push(path.clone());
+                    value
+                }
             }
         });
-        if !missing.is_empty() || !saved.is_empty() {
-            let unknown: Vec<_> = saved.keys().cloned().collect();
+        if !missing.is_empty() {
+            let unknown: Vec<_> = saved.keys().filter(|path| !taken.contains(*path)).collect();
             let reason = format!("missing or of another shape: {missing:?}; unknown: {unknown:?}");
             return Err(NodeError::State { reason });
         }
         self.rewind();
         let device = self.device.clone();
-        if let Some(optimizer) = &mut self.optimizer {
+        if let Some(optimizer) = self.optimizer.as_mut().filter(|_| takeover.moments) {
             optimizer.load(part, &|frame| AnyTensor::from_frame(frame, &device))?;
+            optimizer.retain(|path| taken.contains(path) && !takeover.rules.contains_key(path));
+        }
+        Ok(())
+    }
+
+    fn take_gradients(&mut self) -> Frames {
+        self.squares = None;
+        let gradients = std::mem::take(&mut self.gradients);
+        gradients.into_iter().map(|(path, tensor)| (path, tensor.into_frame())).collect()
+    }
+
+    fn add_gradients(&mut self, gradients: Frames) -> Result<(), NodeError> {
+        let incoming = self.read_all(&gradients)?;
+        self.squares = None;
+        for (path, gradient) in incoming {
+            add(&mut self.gradients, path, gradient);
         }
         Ok(())
     }
@@ -319,11 +358,6 @@ fn float(precision: Precision) -> FloatDType {
 fn rates<K: Kind>(kind: &K, optimizer: Option<&Optimizer>, of: &Parameter, lr: f64) -> Rates {
     let factor = optimizer.map_or(1.0, |o| o.layer_factor(kind.layer(&of.path), kind.layers()));
     Rates { lr: lr * factor, decays: kind.decays(&of.path, &of.shape) }
-}
-
-/// Whether a frozen prefix covers a parameter path: whole names only.
-fn covers(prefix: &str, path: &str) -> bool {
-    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 fn add<P: Ord>(sums: &mut BTreeMap<P, AnyTensor>, name: P, gradient: AnyTensor) {

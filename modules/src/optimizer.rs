@@ -73,6 +73,11 @@ impl AdamW {
         value
     }
 
+    /// Forgets the state of parameters that are not the ones it was made with.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.moments.retain(|path, _| keep(path));
+    }
+
     /// Adds the state to a part.
     pub fn save(&self, part: &mut Part) {
         for (path, moments) in &self.moments {

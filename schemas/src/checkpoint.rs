@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -318,9 +318,10 @@ fn is_named_so(name: &str) -> bool {
     name.rsplit_once('-').is_some_and(|(_, step)| digits(step))
 }
 
-/// Removes all but the newest `keep` checkpoints.
-pub fn prune(folder: &Path, keep: usize) -> Result<(), CheckpointError> {
-    let found = list(folder);
+/// Removes all but the newest `keep` checkpoints, and those of the steps that `stay`.
+pub fn prune(folder: &Path, keep: usize, stay: &BTreeSet<u64>) -> Result<(), CheckpointError> {
+    let mut found = list(folder);
+    found.retain(|(manifest, _)| !stay.contains(&manifest.step));
     for (_, path) in found.iter().take(found.len().saturating_sub(keep.max(1))) {
         remove(folder, path)?;
     }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::lora::LoraConfig;
 use crate::node::{Optimizer, Precision};
+use crate::stage::{GateConfig, LossConfig, Moments, TrainConfig};
 
 /// One experiment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +44,10 @@ pub struct Experiment {
 pub struct NodeConfig {
     /// What the node is an instance of, for example `models/internvideo2`.
     pub kind: String,
+    /// Another node whose weights these are: a second vertex on the same parameters, with inputs, and a mode,
+    /// of its own. What it does not say is as at the other node. Its gradients become part of the other's update.
+    #[serde(default)]
+    pub same: Option<String>,
     /// Where each input comes from: `port: node.port`; null leaves an optional input open.
     #[serde(default, rename = "in")]
     pub inputs: BTreeMap<String, Option<String>>,
@@ -75,8 +80,18 @@ pub struct NodeConfig {
 }
 
 /// Keys of a node that are not options of its kind.
-pub const NODE_KEYS: [&str; 9] =
-    ["kind", "in", "frozen", "weights", "device", "precision", "checkpointing", "ema", "lora"];
+pub const NODE_KEYS: [&str; 10] = [
+    "kind",
+    "same",
+    "in",
+    "frozen",
+    "weights",
+    "device",
+    "precision",
+    "checkpointing",
+    "ema",
+    "lora",
+];
 
 /// What of a node never trains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -105,23 +120,45 @@ pub struct StageConfig {
     pub name: String,
     /// Optimiser updates.
     pub steps: u64,
-    /// Nodes that train; none for a stage that only measures.
+    /// Nodes that train, on request with exceptions; none for a stage that only measures.
     #[serde(default)]
-    pub train: Vec<String>,
+    pub train: Vec<TrainConfig>,
     /// Weight of each loss, by `node.port`. Only what they need runs.
-    pub losses: BTreeMap<String, f64>,
+    pub losses: BTreeMap<String, LossConfig>,
     /// How gradients become updates; needed when something trains.
     #[serde(default)]
     pub optimizer: Option<Optimizer>,
+    /// Whether the optimiser's moments go on from the stage before: `keep`, `reset`, or names of nodes.
+    #[serde(default)]
+    pub moments: Moments,
     /// Microbatches whose gradients add up to one update.
     #[serde(default = "one")]
     pub accumulate: u32,
+    /// Media, and how often each comes in a round of steps. One is drawn for each step; losses say with `on` which
+    /// media they count for.
+    #[serde(default)]
+    pub mixture: BTreeMap<String, u32>,
+    /// What ends the stage before its last step; any of them does.
+    #[serde(default)]
+    pub until: Vec<GateConfig>,
     /// What differs in this stage, by dotted path in the graph.
     #[serde(default, rename = "with")]
     pub changes: BTreeMap<String, Value>,
-    /// Nodes that start from fresh parameters in this stage.
+    /// The earlier stage whose end this one begins with; the one before it when absent.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// Nodes that begin with the parameters of another node of the earlier stage.
+    #[serde(default)]
+    pub takes: BTreeMap<String, String>,
+    /// Nodes, or parts of them (`node.prefix`), that start from fresh parameters in this stage.
     #[serde(default)]
     pub fresh: Vec<String>,
+    /// Parts of nodes (`node.prefix`) of the earlier stage that nobody takes over.
+    #[serde(default)]
+    pub drop: Vec<String>,
+    /// Rules that fit parameters to this stage, by `node.path`; `*` stands for any characters.
+    #[serde(default)]
+    pub rules: BTreeMap<String, Value>,
 }
 
 fn one() -> u32 {
@@ -136,9 +173,16 @@ impl Default for StageConfig {
             train: Vec::new(),
             losses: BTreeMap::new(),
             optimizer: None,
+            moments: Moments::default(),
             accumulate: one(),
+            mixture: BTreeMap::new(),
+            until: Vec::new(),
             changes: BTreeMap::new(),
+            from: None,
+            takes: BTreeMap::new(),
             fresh: Vec::new(),
+            drop: Vec::new(),
+            rules: BTreeMap::new(),
         }
     }
 }

@@ -8,6 +8,8 @@ use crate::dims::{Dim, DimError, Dims};
 use crate::graph::{End, Shape, connected};
 use crate::port::{Grad, Port};
 use crate::resolve::{Resolved, join};
+use crate::same;
+use crate::stage::{LossWeight, TrainConfig};
 
 /// Dims of a node and what its outputs give.
 pub(crate) struct NodeShapes {
@@ -252,6 +254,11 @@ pub(crate) fn active(context: &Context<'_>) -> BTreeSet<String> {
             open.extend(connected(config).into_iter().map(|(_, from)| from.node));
         }
     }
+    // A node whose weights another one works with is there, also when it does not work itself.
+    let graph = &context.experiment.graph;
+    let owners = active.iter().filter_map(|name| graph.get(name)?.same.clone());
+    let owners: Vec<String> = owners.collect();
+    active.extend(owners);
     active
 }
 
@@ -264,7 +271,7 @@ pub(crate) struct GradientFlow {
     pub(crate) edges: BTreeSet<(End, End)>,
 }
 
-type Ends<'a> = (&'a BTreeMap<End, f64>, &'a BTreeSet<String>);
+type Ends<'a> = (&'a BTreeMap<End, LossWeight>, &'a BTreeSet<String>);
 
 /// Finds the edges that gradients travel on; reports trained nodes that none reaches.
 pub(crate) fn gradients(
@@ -307,7 +314,10 @@ pub(crate) fn gradients(
             reaches.insert(name);
         }
     }
-    for name in trained.iter().filter(|name| !reaches.contains(name.as_str())) {
+    let reached: BTreeSet<&str> =
+        reaches.iter().map(|name| same::owner(context.experiment, name)).collect();
+    let owners = trained.iter().filter(|name| same::owner(context.experiment, name) == *name);
+    for name in owners.filter(|name| !reached.contains(name.as_str())) {
         report_unreached(context, name, &edges, losses, report);
     }
     let both = |name: &str| needs.contains(name) && reaches.contains(name);
@@ -325,10 +335,11 @@ fn report_unreached(
     context: &Context<'_>,
     name: &str,
     edges: &[(End, End, bool)],
-    losses: &BTreeMap<End, f64>,
+    losses: &BTreeMap<End, LossWeight>,
     report: &mut Report,
 ) {
-    let place = context.config.train.iter().position(|other| other == name).unwrap_or_default();
+    let named = |entry: &TrainConfig| entry.nodes().iter().any(|(other, _)| *other == name);
+    let place = context.config.train.iter().position(named).unwrap_or_default();
     let path = format!("{}.train.{place}", context.path());
     let stage = &context.config.name;
     // Does any path, also through stopped ports, end at a loss?

@@ -14,11 +14,14 @@ use crate::entry::{OptionProblem, Registry};
 use crate::experiment::{Experiment, Frozen, NodeConfig, StageConfig};
 use crate::findings::Findings;
 use crate::node::{NodeSpec, Optimizer, Precision};
+use crate::handoff::{self, Takeover, Waiver};
 use crate::port::{Elements, Ports};
 use crate::resolve::{self, Resolved};
+use crate::stage::{GateConfig, LossWeight, Portion};
+use crate::timetable::{Mixture, Timetable, When};
 use crate::yaml::{Located, Tree};
-use crate::{adapters, flow, follow, order, settings};
-use crate::{layers, stages};
+use crate::{adapters, flow, follow, order, same, settings};
+use crate::{layers, stages, turns};
 
 /// What the program around the graph offers.
 #[derive(Debug, Clone)]
@@ -31,6 +34,8 @@ pub struct Surroundings {
     pub observers: Vec<&'static str>,
     /// Reads the options of an observer that exists.
     pub observe: fn(&str, &serde_json::Value) -> Result<(), OptionProblem>,
+    /// The shape that a rule of the hand-off makes of another, or why it cannot.
+    pub rule: fn(&serde_json::Value, &[usize]) -> Result<Vec<usize>, String>,
     /// Folder of the experiment file: relative paths are looked up here after the current folder.
     pub base: PathBuf,
 }
@@ -124,14 +129,20 @@ pub struct StageNode {
     pub host: Option<String>,
     /// Whether it makes frames from nothing.
     pub source: bool,
-    /// Whether it starts from fresh parameters in this stage.
-    pub fresh: bool,
+    /// The node whose weights these are, when they are not its own.
+    pub same: Option<String>,
+    /// The steps that it works in.
+    pub works: When,
+    /// The steps that it has a backward pass in.
+    pub backs: When,
+    /// What it begins this stage with.
+    pub takeover: Takeover,
 }
 
 impl StageNode {
     /// Whether it takes part in updates.
     pub fn trains(&self) -> bool {
-        self.spec.optimizer.is_some()
+        self.spec.optimizer.is_some() && self.same.is_none()
     }
 }
 
@@ -144,16 +155,51 @@ pub struct StageGraph {
     pub steps: u64,
     /// Step of the run that it begins at.
     pub first_step: u64,
+    /// What it draws in each step.
+    pub mixture: Option<Mixture>,
+    /// What ends it before its last step.
+    pub until: Vec<GateConfig>,
+    /// Number of the earlier stage whose end it begins with; the one before it when absent.
+    pub from: Option<usize>,
     /// Microbatches per update.
     pub accumulate: u32,
     /// How gradients become updates.
     pub optimizer: Option<Optimizer>,
     /// Weight of each loss port.
-    pub losses: BTreeMap<End, f64>,
+    pub losses: BTreeMap<End, LossWeight>,
     /// Nodes that work in this stage, by name.
     pub nodes: BTreeMap<String, StageNode>,
     /// Edges between them, by consumer.
     pub edges: Vec<Edge>,
+}
+
+impl StageGraph {
+    /// Where it begins and what it draws.
+    pub fn timetable(&self) -> Timetable {
+        Timetable { first_step: self.first_step, mixture: self.mixture.clone() }
+    }
+
+    /// The weight of a loss in a step of the run; none when it does not count there.
+    pub fn weight(&self, loss: &End, step: u64) -> Option<f64> {
+        let weight = self.losses.get(loss)?;
+        let counts = self.timetable().holds(&weight.when(self.steps), step);
+        counts.then(|| weight.at(step.saturating_sub(self.first_step), self.steps))
+    }
+
+    /// Nodes on the weights of another one, and this one itself.
+    pub fn vertices<'a>(&'a self, owner: &'a str) -> impl Iterator<Item = (&'a str, &'a StageNode)> {
+        let of = move |(name, node): &(&String, &StageNode)| {
+            *name == owner || node.same.as_deref() == Some(owner)
+        };
+        self.nodes.iter().filter(of).map(|(name, node)| (name.as_str(), node))
+    }
+
+    /// The steps that change the parameters of a node that trains.
+    pub fn updates(&self, name: &str) -> When {
+        let mut when = When::default();
+        self.vertices(name).for_each(|(_, node)| when.join(&node.backs));
+        when
+    }
 }
 
 /// A checked experiment.
@@ -163,13 +209,16 @@ pub struct Graph {
     pub experiment: Experiment,
     /// Stages in order.
     pub stages: Vec<StageGraph>,
+    /// What begins fresh or is dropped between stages, because the experiment says so.
+    pub waivers: Vec<Waiver>,
 }
 
 impl Graph {
     /// Checks a merged tree: all problems at once, or a sound graph.
     pub fn check(tree: &Located, around: &Surroundings) -> Result<Self, Vec<Diagnostic>> {
         let mut report = Report::default();
-        let experiment = Experiment::read(tree, &mut report);
+        let whole = same::written_out(tree, &mut report);
+        let experiment = Experiment::read(&whole, &mut report);
         stages::check_observers(tree, &experiment, around, &mut report);
         stages::check_hosts(tree, &experiment, &mut report);
         stages::check_run(tree, &experiment, around, &mut report);
@@ -184,6 +233,8 @@ impl Graph {
                 continue;
             }
             let changed = changed(tree, index, config, &mut report);
+            // Mistakes of this are the same in every stage, and reported above.
+            let changed = same::written_out(&changed, &mut Report::default());
             let mut reread = Report::default();
             let again = Experiment::read(&changed, &mut reread);
             let context = Context { tree: &changed, experiment: &again, index, config, around };
@@ -191,6 +242,7 @@ impl Graph {
             if let Some(mut stage) = check_stage(&context, &mut found) {
                 stage.first_step = first_step;
                 first_step += stage.steps;
+                stage.settle_sources();
                 stages.push(stage);
             }
             findings.add(config, found, &flow::active(&context));
@@ -199,9 +251,9 @@ impl Graph {
             stages::without_curriculum(tree, &experiment, around, &mut report);
         }
         findings.report(experiment.curriculum.len(), &mut report);
-        stages::check_hand_off(tree, &stages, around, &mut report);
+        let waivers = handoff::settle(tree, &experiment, &mut stages, around, &mut report);
         if report.is_empty() {
-            Ok(Self { experiment, stages })
+            Ok(Self { experiment, stages, waivers })
         } else {
             Err(report.into_problems())
         }
@@ -250,21 +302,15 @@ fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph>
     }
     let active = flow::active(context);
     let mut unreached = Report::default();
-    let ends = (&losses, &trained);
+    let learns = |name: &String| trained.contains_key(same::owner(context.experiment, name));
+    let learning: BTreeSet<String> = nodes.keys().filter(|name| learns(name)).cloned().collect();
+    let ends = (&losses, &learning);
     let gradients = flow::gradients(context, &nodes, &order, ends, &mut unreached);
     if sound {
         unreached.into_problems().into_iter().for_each(|problem| report.add(problem));
     }
-    let mut stage = StageGraph {
-        name: context.config.name.clone(),
-        steps: context.config.steps,
-        first_step: 0,
-        accumulate: context.config.accumulate,
-        optimizer: context.config.optimizer.clone(),
-        losses,
-        nodes: BTreeMap::new(),
-        edges: Vec::new(),
-    };
+    let mut stage = bare(context, losses);
+    let turns = turns::turns(context, &order, (&stage.losses, stage.steps), &gradients);
     for name in &active {
         let (Some(node), Some(shape)) = (nodes.get(name), shapes.get(name)) else { continue };
         let edge = |(port, from): (String, End)| Edge {
@@ -273,28 +319,83 @@ fn check_stage(context: &Context<'_>, report: &mut Report) -> Option<StageGraph>
             to: End::new(name, &port),
             from,
         };
-        let inputs = connected(&context.experiment.graph[name]);
-        let edges: Vec<Edge> = inputs.into_iter().map(edge).collect();
-        let trains = trained.contains(name) && gradients.backward.contains(name);
-        let mut spec =
-            node_spec(context, name, node, (&shape.dims, &edges, trains, &gradients.backward));
+        let turns = turns.get(name).cloned().unwrap_or_default();
+        // A node that is there for its weights alone has no inputs.
+        let inputs = connected(&context.experiment.graph[name]).into_iter();
+        let edges: Vec<Edge> = inputs.filter(|_| !turns.0.is_never()).map(edge).collect();
+        let owner = same::owner(context.experiment, name);
+        let of = |other: &String| same::owner(context.experiment, other) == owner;
+        let reached = gradients.backward.iter().any(of);
+        let portion = trained.get(owner).filter(|_| reached);
+        let mut spec = node_spec(context, name, node, (&shape.dims, &edges, portion));
+        spec.backward = gradients.backward.contains(name) || portion.is_some();
         spec.lora = adapters::read(context, name, node, &spec, report);
         settings::check(context, name, node, &spec, report);
-        stage.nodes.insert(
-            name.clone(),
-            StageNode {
-                spec,
-                ports: node.ports.clone(),
-                outputs: shape.outputs.clone(),
-                host: context.experiment.place.get(name).cloned(),
-                source: node.entry.source,
-                fresh: context.config.fresh.contains(name),
-            },
-        );
+        let node = stage_node(context, name, (node, shape.outputs.clone()), (spec, turns));
+        stage.nodes.insert(name.clone(), node);
         stage.edges.extend(edges);
     }
     follow::check_followers(context, &nodes, (&stage.nodes, &stage.edges), report);
+    same::check(context, &nodes, &stage.nodes, report);
     Some(stage)
+}
+
+/// A stage without its nodes.
+fn bare(context: &Context<'_>, losses: BTreeMap<End, LossWeight>) -> StageGraph {
+    let config = context.config;
+    let parts: Vec<_> = config.mixture.clone().into_iter().collect();
+    let (seed, stage) = (context.experiment.seed, config.name.clone());
+    StageGraph {
+        name: config.name.clone(),
+        steps: config.steps,
+        first_step: 0,
+        mixture: (!parts.is_empty()).then_some(Mixture { seed, stage, parts }),
+        until: config.until.clone(),
+        from: None,
+        accumulate: config.accumulate,
+        optimizer: config.optimizer.clone(),
+        losses,
+        nodes: BTreeMap::new(),
+        edges: Vec::new(),
+    }
+}
+
+type Outputs = BTreeMap<String, Shape>;
+
+fn stage_node(
+    context: &Context<'_>,
+    name: &str,
+    (node, outputs): (&Resolved, Outputs),
+    (spec, (works, backs)): (NodeSpec, (When, When)),
+) -> StageNode {
+    StageNode {
+        spec,
+        ports: node.ports.clone(),
+        outputs,
+        host: place(context, name),
+        source: node.entry.source,
+        same: context.experiment.graph[name].same.clone(),
+        works,
+        backs,
+        takeover: Takeover::default(),
+    }
+}
+
+/// Host of a node; that of the node whose weights it shares, unless it has one of its own.
+fn place(context: &Context<'_>, name: &str) -> Option<String> {
+    let place = &context.experiment.place;
+    place.get(name).or_else(|| place.get(same::owner(context.experiment, name))).cloned()
+}
+
+impl StageGraph {
+    /// Tells sources that do not work in every step which steps they do.
+    fn settle_sources(&mut self) {
+        let timetable = self.timetable();
+        for node in self.nodes.values_mut().filter(|node| node.source) {
+            let sometimes = node.works != When::always();
+            node.spec.turns = sometimes.then(|| (timetable.clone(), node.works.clone()));
+        }
+    }
 }
 
 /// Connected inputs of a node: port and producer.
@@ -313,12 +414,19 @@ fn device(context: &Context<'_>, config: &NodeConfig) -> String {
     named.unwrap_or_else(first).to_owned()
 }
 
-type SpecParts<'a> = (&'a Dims, &'a [Edge], bool, &'a BTreeSet<String>);
+type SpecParts<'a> = (&'a Dims, &'a [Edge], Option<&'a Portion>);
 
 fn node_spec(context: &Context<'_>, name: &str, node: &Resolved, parts: SpecParts<'_>) -> NodeSpec {
-    let (dims, edges, trains, backward) = parts;
+    let (dims, edges, portion) = parts;
     let config = &context.experiment.graph[name];
     let frames = edges.iter().filter(|e| !e.is_weights());
+    let mut frozen = match &config.frozen {
+        Frozen::Some(prefixes) => prefixes.clone(),
+        Frozen::All(_) => Vec::new(),
+    };
+    frozen.extend(portion.iter().flat_map(|portion| portion.except.iter().cloned()));
+    // Weights and averages belong to the node that a vertex shares them with.
+    let own = config.same.is_none();
     NodeSpec {
         name: name.to_owned(),
         kind: config.kind.clone(),
@@ -326,19 +434,18 @@ fn node_spec(context: &Context<'_>, name: &str, node: &Resolved, parts: SpecPart
         dims: dims.clone(),
         wired: frames.clone().map(|e| e.to.port.clone()).collect(),
         wants: frames.filter(|e| e.gradient).map(|e| e.to.port.clone()).collect(),
-        backward: backward.contains(name),
+        backward: false,
         accumulate: context.config.accumulate,
-        optimizer: if trains { context.config.optimizer.clone() } else { None },
-        frozen: match &config.frozen {
-            Frozen::Some(prefixes) => prefixes.clone(),
-            Frozen::All(_) => Vec::new(),
-        },
+        optimizer: portion.and(context.config.optimizer.clone()),
+        frozen,
+        only: portion.and_then(|portion| portion.only.clone()),
         seed: context.experiment.seed,
         device: device(context, config),
         precision: config.precision,
         checkpointing: config.checkpointing,
-        weights: config.weights.as_ref().map(|path| context.around.locate(path)),
-        ema: config.ema,
+        weights: config.weights.as_ref().filter(|_| own).map(|path| context.around.locate(path)),
+        ema: config.ema.filter(|_| own),
         lora: None,
+        turns: None,
     }
 }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::dims::Dims;
 use crate::frame::{Frame, FrameError, Frames};
+use crate::handoff::Takeover;
+use crate::timetable::{Timetable, When};
 
 /// Which piece of work: the key that frames are joined by.
 #[derive(
@@ -209,6 +211,9 @@ pub struct NodeSpec {
     pub optimizer: Option<Optimizer>,
     /// Prefixes of parameter paths that do not train.
     pub frozen: Vec<String>,
+    /// Prefixes of the parameter paths that train; all when absent.
+    #[serde(default)]
+    pub only: Option<Vec<String>>,
     /// Seed of the experiment.
     pub seed: u64,
     /// Device, for example `flex` or `tch:cuda:0`.
@@ -224,9 +229,18 @@ pub struct NodeSpec {
     /// Low-rank adapters; the other parameters then do not train.
     #[serde(default)]
     pub lora: Option<crate::lora::Lora>,
+    /// The steps that a source works in, when it does not in all of them.
+    #[serde(default)]
+    pub turns: Option<(Timetable, When)>,
 }
 
 impl NodeSpec {
+    /// Whether a parameter trains, in a node that does.
+    pub fn trains(&self, path: &str) -> bool {
+        let under = |prefixes: &[String]| prefixes.iter().any(|prefix| covers(prefix, path));
+        self.only.as_deref().is_none_or(under) && !under(&self.frozen)
+    }
+
     /// A node that is not part of an experiment and does not train.
     pub fn alone(kind: &str, options: serde_json::Value, dims: Dims) -> Self {
         Self {
@@ -240,6 +254,7 @@ impl NodeSpec {
             accumulate: one(),
             optimizer: None,
             frozen: Vec::new(),
+            only: None,
             seed: 0,
             device: String::new(),
             precision: Precision::F32,
@@ -247,8 +262,15 @@ impl NodeSpec {
             weights: None,
             ema: None,
             lora: None,
+            turns: None,
         }
     }
+}
+
+/// Whether a prefix covers a path of names: whole names only, and everything when it is empty.
+pub fn covers(prefix: &str, path: &str) -> bool {
+    let rest = path.strip_prefix(prefix);
+    prefix.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 fn one() -> u32 {
@@ -265,7 +287,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// Without the state of the optimiser: a new stage begins with fresh moments.
+    /// Without the state of the optimiser.
     pub fn without_optimizer(mut self) -> Self {
         self.tensors.retain(|name, _| !name.starts_with("adamw."));
         self.words.retain(|name, _| !name.starts_with("adamw."));
@@ -306,6 +328,15 @@ pub trait Node: Send {
 
     /// Restores a state; refuses one that does not fit.
     fn load(&mut self, part: &Part) -> Result<(), NodeError>;
+
+    /// Begins a stage with a state of an earlier one; refuses one that does not fit by the rules.
+    fn take_over(&mut self, part: &Part, takeover: &Takeover) -> Result<(), NodeError>;
+
+    /// Gradients of the step so far, by parameter; they are gone afterwards.
+    fn take_gradients(&mut self) -> Frames;
+
+    /// Adds gradients of a node on the same weights to those of the step.
+    fn add_gradients(&mut self, gradients: Frames) -> Result<(), NodeError>;
 
     /// Forgets passes in flight and gradients of an unfinished step.
     fn rewind(&mut self);

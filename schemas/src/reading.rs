@@ -14,8 +14,23 @@ use crate::yaml::{Located, Tree};
 
 const TOP_KEYS: [&str; 8] =
     ["question", "seed", "graph", "curriculum", "observers", "hosts", "place", "run"];
-pub(crate) const STAGE_KEYS: [&str; 8] =
-    ["name", "steps", "train", "losses", "optimizer", "accumulate", "with", "fresh"];
+pub(crate) const STAGE_KEYS: [&str; 15] = [
+    "name",
+    "steps",
+    "train",
+    "losses",
+    "optimizer",
+    "moments",
+    "accumulate",
+    "mixture",
+    "until",
+    "with",
+    "from",
+    "takes",
+    "fresh",
+    "drop",
+    "rules",
+];
 const OPTIMIZER_KEYS: [&str; 11] = [
     "kind",
     "lr",
@@ -29,6 +44,7 @@ const OPTIMIZER_KEYS: [&str; 11] = [
     "schedule",
     "layer_decay",
 ];
+const GATE_KEYS: [&str; 6] = ["metric", "above", "below", "plateau", "by", "over"];
 const HOST_KEYS: [&str; 3] = ["transport", "listen", "threads"];
 const RUN_KEYS: [&str; 6] =
     ["prefetch", "max_restarts", "restart_window", "keys", "deadline", "device"];
@@ -139,6 +155,7 @@ fn read_node(name: &str, node: &Located, report: &mut Report) -> Option<NodeConf
         let null = matches!(value.tree, Tree::Null);
         match key.as_str() {
             "kind" => {}
+            "same" => config.same = typed(value, &path, report),
             "frozen" | "weights" | "device" | "precision" | "checkpointing" | "ema" | "lora"
                 if null => {}
             "lora" => config.lora = typed(value, &path, report),
@@ -221,8 +238,21 @@ fn read_stage(stage: &Located, path: &str, report: &mut Report) -> StageConfig {
     }
     config.steps = part(stage, "steps", path, report).unwrap_or(config.steps);
     config.accumulate = part(stage, "accumulate", path, report).unwrap_or(config.accumulate);
-    config.train = part(stage, "train", path, report).unwrap_or_default();
     config.fresh = part(stage, "fresh", path, report).unwrap_or_default();
+    config.drop = part(stage, "drop", path, report).unwrap_or_default();
+    config.from = part(stage, "from", path, report);
+    config.takes = part(stage, "takes", path, report).unwrap_or_default();
+    config.rules = part(stage, "rules", path, report).unwrap_or_default();
+    config.mixture = part(stage, "mixture", path, report).unwrap_or_default();
+    config.moments = part(stage, "moments", path, report).unwrap_or_default();
+    let train = items(stage, "train", path, "[encoder, align]", report).iter().enumerate();
+    config.train =
+        train.filter_map(|(i, t)| typed(t, &format!("{path}.train.{i}"), report)).collect();
+    let gates = items(stage, "until", path, "[{ metric: judge.accuracy, above: 0.9 }]", report);
+    let gates = gates.iter().enumerate();
+    config.until = gates
+        .filter_map(|(i, gate)| fields(gate, &format!("{path}.until.{i}"), &GATE_KEYS, report))
+        .collect();
     let optimizer = stage.get("optimizer").filter(|o| !matches!(o.tree, Tree::Null));
     let full = format!("{path}.optimizer");
     config.optimizer = optimizer.and_then(|o| fields(o, &full, &OPTIMIZER_KEYS, report));

@@ -1,17 +1,18 @@
 //! Stages, observers and hosts: names that must exist, numbers that must make sense.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::context::{Context, is_written};
 use crate::diagnostic::{Code, Diagnostic, Report};
-use crate::entry::{find, nearest};
+use crate::entry::nearest;
 use crate::experiment::{Experiment, Frozen, StageConfig};
-use crate::graph::{End, StageGraph, Surroundings};
+use crate::graph::{End, Surroundings};
 use crate::port::Grad;
 use crate::reading::{self, quoted};
 use crate::resolve::{self, Resolved, join};
+use crate::stage::{LossWeight, Portion};
 use crate::yaml::{Located, Tree};
-use crate::{flow, order, words};
+use crate::{flow, order, stage_checks, words};
 
 /// Steps, microbatches, and whether there is a loss.
 fn check_counts(context: &Context<'_>, stage: &str, report: &mut Report) {
@@ -45,9 +46,10 @@ pub(crate) fn losses(
     context: &Context<'_>,
     nodes: &BTreeMap<String, Resolved>,
     report: &mut Report,
-) -> BTreeMap<End, f64> {
+) -> BTreeMap<End, LossWeight> {
     let stage = context.path();
     check_counts(context, &stage, report);
+    stage_checks::check(context, &stage, report);
     let entries = context.tree.find(&format!("{stage}.losses"));
     let place = context.tree.place_of(&format!("{stage}.losses"));
     let mut losses = BTreeMap::new();
@@ -56,14 +58,12 @@ pub(crate) fn losses(
         let problem = |code, message: String| {
             Diagnostic::new(code, place, format!("{stage}.losses.{name}"), message)
         };
-        if !weight.is_finite() {
-            let message = format!("the weight of `{name}` is {weight}, not a finite number");
-            report.add(problem(Code::Value, message).hint(format!("write `{name}: 1`")));
-        }
+        let weight = weight.full();
+        stage_checks::check_weight(context, (&stage, name), &weight, report);
         let Some((node, port)) = name.split_once('.') else {
             let message = format!("`{name}` is not `node.port`");
             report
-                .add(problem(Code::Value, message).hint(format!("write `{name}.loss: {weight}`")));
+                .add(problem(Code::Value, message).hint(format!("write `{name}.loss: 1`")));
             continue;
         };
         if !context.is_written(node) {
@@ -86,49 +86,42 @@ pub(crate) fn losses(
             report.add(problem(Code::Value, message).hint(hint));
             continue;
         }
-        losses.insert(End::new(node, port), *weight);
+        losses.insert(End::new(node, port), weight);
     }
     losses
 }
 
-/// Nodes that train in a stage.
+/// Nodes that train in a stage, and what of them does.
 pub(crate) fn trained(
     context: &Context<'_>,
     nodes: &BTreeMap<String, Resolved>,
     report: &mut Report,
-) -> BTreeSet<String> {
+) -> BTreeMap<String, Portion> {
     let stage = context.path();
-    let mut trained = BTreeSet::new();
-    for (list, names) in [("train", &context.config.train), ("fresh", &context.config.fresh)] {
-        for (index, name) in names.iter().enumerate() {
-            let path = format!("{stage}.{list}.{index}");
-            if !context.is_written(name) {
-                let known = context.experiment.graph.keys().map(String::as_str);
-                let hint = nearest(name, known).map(|near| format!("did you mean `{near}`?"));
-                let message = format!("no node is named `{name}`");
-                let problem = context.problem(Code::Unknown, &path, message);
-                let none = || format!("take it out of `{list}`, or add it under `graph`");
-                report.add(problem.hint(hint.unwrap_or_else(none)));
+    let mut trained = BTreeMap::new();
+    for (index, entry) in context.config.train.iter().enumerate() {
+        for (name, portion) in entry.nodes() {
+            let path = format!("{stage}.train.{index}");
+            if !stage_checks::is_node(context, (&path, "train"), name, report) {
                 continue;
             }
             let Some(config) = context.experiment.graph.get(name) else { continue };
-            if list == "fresh" {
-                continue;
-            }
+            let mut refuse = |message: String, hint: String| {
+                report.add(context.problem(Code::Gradient, &path, message).hint(hint));
+            };
             if config.frozen == Frozen::All(true) {
-                let message = format!("`{name}` is frozen and cannot train");
                 let hint =
                     format!("leave it out of `train`, or set `{name}.frozen: false` under `with`");
-                report.add(context.problem(Code::Gradient, &path, message).hint(hint));
-                continue;
-            }
-            if nodes.get(name).is_some_and(|node| node.entry.source) {
+                refuse(format!("`{name}` is frozen and cannot train"), hint);
+            } else if nodes.get(name).is_some_and(|node| node.entry.source) {
                 let message = format!("`{name}` is a source and has nothing to train");
-                let problem = context.problem(Code::Gradient, &path, message);
-                report.add(problem.hint("leave it out of `train`"));
-                continue;
+                refuse(message, "leave it out of `train`".to_owned());
+            } else if let Some(owner) = &config.same {
+                let message = format!("`{name}` has the weights of `{owner}`");
+                refuse(message, format!("write `train: [{owner}]`"));
+            } else if trained.insert(name.to_owned(), portion).is_some() {
+                refuse(format!("`train` names `{name}` twice"), "name it once".to_owned());
             }
-            trained.insert(name.clone());
         }
     }
     check_optimizer(context, &stage, report);
@@ -266,40 +259,5 @@ pub(crate) fn check_run(
     if let Some((message, hint)) = resolve::check_device(around, experiment.run.device.as_deref()) {
         let problem = Diagnostic::new(Code::Value, &tree.place_of(path), path, message);
         report.add(problem.hint(hint));
-    }
-}
-
-/// A node keeps its parameters from stage to stage, so their number must stay, or the stage says
-/// that the node starts fresh.
-pub(crate) fn check_hand_off(
-    tree: &Located,
-    stages: &[StageGraph],
-    around: &Surroundings,
-    report: &mut Report,
-) {
-    let mut before: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
-    for (index, stage) in stages.iter().enumerate() {
-        for (name, node) in &stage.nodes {
-            let Some(entry) = find(around.registry, &node.spec.kind) else { continue };
-            let count = (entry.count)(&node.spec).parameters;
-            let old = before.insert(name, (count, &stage.name));
-            let Some((old, old_stage)) = old.filter(|(old, _)| *old != count) else { continue };
-            if node.fresh {
-                continue;
-            }
-            let mut path = format!("curriculum.{index}");
-            let with = tree.find(&format!("{path}.with")).map_or(&[][..], Located::entries);
-            let own = with.iter().find(|(key, _)| key.split('.').next() == Some(name));
-            if let Some((key, _)) = own {
-                path = format!("{path}.with.{key}");
-            }
-            let message = format!(
-                "`{name}` has {count} parameters in stage `{}` and {old} in stage `{old_stage}`",
-                stage.name
-            );
-            let hint = format!("write `fresh: [{name}]` to start it anew, or keep its options");
-            let problem = Diagnostic::new(Code::HandOff, &tree.place_of(&path), path, message);
-            report.add(problem.hint(hint));
-        }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use actors::node_actor::Factory;
 use schemas::frame::{Frame, Frames};
+use schemas::handoff::Takeover;
 use schemas::node::{At, Forwarded, Gradients, Measures, Node, NodeError, Part, Update};
 use serde::Deserialize;
 
@@ -127,6 +128,18 @@ impl Node for Faulty {
 
     fn load(&mut self, part: &Part) -> Result<(), NodeError> {
         self.node.load(part)
+    }
+
+    fn take_over(&mut self, part: &Part, takeover: &Takeover) -> Result<(), NodeError> {
+        self.node.take_over(part, takeover)
+    }
+
+    fn take_gradients(&mut self) -> Frames {
+        self.node.take_gradients()
+    }
+
+    fn add_gradients(&mut self, gradients: Frames) -> Result<(), NodeError> {
+        self.node.add_gradients(gradients)
     }
 
     fn rewind(&mut self) {

@@ -190,6 +190,7 @@ curriculum:
   - name: followed
     steps: 1
     train: [student, head, echo]
+    fresh: [echo]
     losses: { judge.loss: 1, verdict.loss: 1 }
     optimizer: { kind: adamw, lr: 1.0e-2 }
 observers: [{ kind: checkpoint, every: 100 }]

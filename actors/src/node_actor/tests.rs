@@ -7,6 +7,7 @@ use actix::{Addr, Arbiter, System};
 use crossbeam_channel::Receiver;
 
 use schemas::graph::WEIGHTS;
+use schemas::timetable::{Timetable, When};
 
 use super::*;
 use crate::checkpointer::start_writer;
@@ -96,7 +97,7 @@ impl Bench {
 
 /// A node that trains and feeds two others.
 fn role(accumulate: u32) -> Assignment {
-    let consumer = |node: &str| Consumer { to: End::new(node, "y"), gradient: true };
+    let consumer = |node: &str| Consumer { to: End::new(node, "y"), works: When::always(), backs: When::always() };
     let outputs = BTreeMap::from([("y".to_owned(), vec![consumer("one"), consumer("two")])]);
     Assignment {
         spec: fake::spec("model", &["x"], &["y"], true),
@@ -106,6 +107,12 @@ fn role(accumulate: u32) -> Assignment {
         outputs,
         gradients: BTreeMap::new(),
         losses: BTreeMap::new(),
+        steps: 1000,
+        timetable: Timetable::default(),
+        works: When::always(),
+        backs: When::always(),
+        same: None,
+        vertices: BTreeMap::new(),
         follows: None,
         followers: Vec::new(),
         copies: false,
@@ -180,7 +187,7 @@ fn a_follower_takes_weights_only_after_its_own_work_of_that_step() {
     let parcels = bench.kept.parcels.lock().unwrap();
     let value = |parcel: &Parcel| match &parcel.load {
         Load::Frame { frame, .. } => frame.to_f32()[0],
-        Load::Weights { .. } => f32::NAN,
+        Load::Weights { .. } | Load::Gradients { .. } => f32::NAN,
     };
     let values: Vec<f32> = parcels.iter().map(value).collect();
     assert_eq!(values[..4], [1.0; 4]);

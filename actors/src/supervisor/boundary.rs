@@ -1,9 +1,14 @@
 //! Between two steps: checkpoints, the next stage, the end.
 
-use schemas::checkpoint::PartFile;
-use schemas::graph::End;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use super::{Outcome, Phase, SELF, Supervisor};
+use schemas::checkpoint::{Manifest, PartFile};
+use schemas::graph::End;
+use schemas::handoff::Takeover;
+
+use super::gates::Gates;
+use super::{Loading, Outcome, Phase, SELF, Supervisor};
 use crate::assign;
 use crate::message::Order;
 use crate::observer::Happening;
@@ -26,7 +31,7 @@ impl Supervisor {
         };
         let numbers = state.numbers();
         let weighted = |(node, metric, value): &(String, String, f64)| {
-            Some(plan.losses.get(&End::new(node, metric))? * value)
+            Some(plan.weight(&End::new(node, metric), step)? * value)
         };
         let total: f64 = numbers.iter().filter_map(weighted).sum();
         let mut rows: Vec<Row> = numbers.iter().map(|(n, m, v)| row(n, m, *v)).collect();
@@ -38,11 +43,22 @@ impl Supervisor {
         rows
     }
 
+    /// The step behind the last one.
+    pub(super) fn end_step(&self) -> u64 {
+        match self.charge.only {
+            Some(stage) => {
+                let plan = &self.charge.graph.stages[stage];
+                plan.first_step + plan.steps
+            }
+            None => self.charge.graph.steps(),
+        }
+    }
+
     /// After a step: a checkpoint when one is due, then the next step, stage or the end.
     pub(super) fn go_on(&mut self) {
         let plan = self.plan();
         let stage_over = self.step >= plan.first_step + plan.steps;
-        let run_over = self.step >= self.charge.graph.steps();
+        let run_over = self.step >= self.end_step();
         let due = self.owed || self.step.is_multiple_of(self.charge.policy.every.max(1));
         let interrupt = self.interrupt.take();
         if let Some(cause) = interrupt.clone().filter(|reason| !reason.is_empty()) {
@@ -61,16 +77,90 @@ impl Supervisor {
             return self.end(Outcome::Interrupted { step: self.step });
         }
         if stage_over {
-            return self.cast(self.stage + 1, self.step, None);
+            self.phase = Phase::Turning;
+            return self.turn();
         }
         // Only now, so that the checkpoint has their state at this boundary.
         let over = self.step - 1;
         for node in self.cast.told.clone() {
             self.command(&node, Order::Advance(over));
         }
+        self.cast = self.company.cast(self.step);
         self.grant();
         self.update_if_ready();
         self.end_step_if_complete();
+    }
+
+    /// The next stage, once the checkpoint that it begins with is written.
+    fn turn(&mut self) {
+        if !matches!(self.phase, Phase::Turning) || self.charge.checkpointer.busy() {
+            return;
+        }
+        match self.interrupt.take() {
+            Some(cause) if !cause.is_empty() => return self.end(Outcome::Failed { cause }),
+            Some(_) => return self.end(Outcome::Interrupted { step: self.step }),
+            None => {}
+        }
+        if self.charge.checkpointer.newest().is_none_or(|(_, m)| m.step != self.step) {
+            return self.save(); // one was still being written when the stage ended
+        }
+        self.begin_stage(self.stage + 1);
+    }
+
+    /// Begins a stage with the state at its beginning.
+    pub(super) fn begin_stage(&mut self, stage: usize) {
+        let step = self.charge.graph.stages[stage].first_step;
+        self.gates = Gates::default();
+        match self.takings(stage) {
+            Ok(load) => self.cast(stage, step, load),
+            Err(why) => self.give_up(why),
+        }
+    }
+
+    /// What the nodes of a stage begin with. The state is that of the stage before, except for nodes of an
+    /// earlier stage that `from` goes back to.
+    fn takings(&mut self, stage: usize) -> Result<Vec<Loading>, String> {
+        let graph = self.charge.graph.clone();
+        let plan = &graph.stages[stage];
+        let newest = self.charge.checkpointer.newest().cloned();
+        let Some((folder, manifest)) = newest else { return Ok(Vec::new()) };
+        // Everything is as that checkpoint has it.
+        self.dirty.clear();
+        let mut parts: BTreeMap<String, (PathBuf, PartFile)> = BTreeMap::new();
+        let of = |folder: &Path, manifest: Manifest| {
+            let folder = folder.to_owned();
+            manifest.parts.into_iter().map(move |(node, part)| (node, (folder.clone(), part)))
+        };
+        parts.extend(of(&folder, manifest));
+        if let Some(from) = plan.from.filter(|from| from + 1 != stage) {
+            let before = &graph.stages[from];
+            let end = before.first_step + before.steps;
+            let Some((folder, manifest)) = self.charge.checkpointer.at(end) else {
+                return Err(format!(
+                    "the checkpoint at the end of stage `{}`, step {end}, is not there any more",
+                    before.name
+                ));
+            };
+            parts.extend(of(&folder, manifest));
+        }
+        let mut load = Vec::new();
+        for (name, node) in plan.nodes.iter().filter(|(_, node)| node.same.is_none()) {
+            let takeover = &node.takeover;
+            let plain = Takeover { moments: takeover.moments, ..Takeover::default() };
+            let own = parts.get(name).is_none_or(|(from, _)| *from == folder);
+            if *takeover != plain || !own {
+                self.dirty.insert(name.clone());
+            }
+            let part = parts.get(takeover.of.as_deref().unwrap_or(name));
+            let Some((folder, part)) = part.filter(|_| !takeover.is_fresh()) else { continue };
+            load.push(Loading {
+                node: name.clone(),
+                folder: folder.clone(),
+                part: part.clone(),
+                takeover: Some(takeover.clone()),
+            });
+        }
+        Ok(load)
     }
 
     /// Begins a checkpoint at this boundary; steps go on while it is written.
@@ -115,6 +205,7 @@ impl Supervisor {
     fn saved(&mut self, step: u64) {
         self.tell(Happening::Saved { step });
         self.finish_if_written();
+        self.turn();
     }
 
     /// Ends once the last checkpoint is on disk.

@@ -1,6 +1,11 @@
 //! After a failure: back to the last checkpoint, or the end with the first cause.
 
-use super::{Outcome, Phase, Supervisor};
+use std::path::PathBuf;
+
+use schemas::checkpoint::Manifest;
+
+use super::gates::Gates;
+use super::{Loading, Outcome, Phase, Supervisor};
 use crate::checkpointer::NONE_LEFT;
 use crate::hosts::HostError;
 use crate::message::Order;
@@ -21,19 +26,47 @@ impl Supervisor {
         if let Err(error) = self.charge.record.cut(bytes) {
             return self.give_up(error.to_string());
         }
-        let Some(stage) = self.charge.graph.stage_of(step) else {
+        let first = self.charge.only.filter(|_| newest.is_none());
+        let Some(stage) = first.or_else(|| self.charge.graph.stage_of(step)) else {
             return self.end(Outcome::Done);
         };
+        if newest.is_some() && step >= self.end_step() {
+            return self.end(Outcome::Done);
+        }
         let gathered = self.charge.hosts.gather(self.generation);
         self.progress = self.charge.clock.now();
         match gathered {
-            Ok(()) => self.cast(stage, step, newest),
+            Ok(()) if newest.as_ref().is_none_or(|(_, m)| m.step == self.first_step(stage)) => {
+                self.begin_stage(stage);
+            }
+            Ok(()) => self.go_on_in(stage, step, newest),
             // No step has begun, so there is nothing to finish.
             Err(HostError::Interrupted) => self.hear(Outcome::Interrupted { step }),
             // Nobody has started it; another attempt would not either.
             Err(error @ HostError::Missing { .. }) => self.give_up(error.to_string()),
             Err(error @ HostError::Absent { .. }) => self.recover(error.to_string()),
         }
+    }
+
+    fn first_step(&self, stage: usize) -> u64 {
+        self.charge.graph.stages[stage].first_step
+    }
+
+    /// Goes on in the middle of a stage, with all that its nodes had.
+    fn go_on_in(&mut self, stage: usize, step: u64, newest: Option<(PathBuf, Manifest)>) {
+        let plan = &self.charge.graph.stages[stage];
+        self.gates = match Gates::again(&plan.until, &plan.name, self.charge.record.path()) {
+            Ok(gates) => gates,
+            Err(error) => return self.give_up(error),
+        };
+        let own = |name: &String| plan.nodes.get(name).is_some_and(|node| node.same.is_none());
+        let parts = newest.into_iter().flat_map(|(folder, manifest)| {
+            manifest.parts.into_iter().map(move |part| (folder.clone(), part))
+        });
+        let load = parts.filter(|(_, (node, _))| own(node));
+        let load = load.map(|(folder, (node, part))| Loading { node, folder, part, takeover: None });
+        let load = load.collect();
+        self.cast(stage, step, load);
     }
 
     /// Ends the run at once.
@@ -113,7 +146,7 @@ impl Supervisor {
             Phase::Casting { waiting, .. } | Phase::Loading { waiting } => {
                 waiting.iter().cloned().collect()
             }
-            Phase::Ending(_) => self.charge.checkpointer.waiting(),
+            Phase::Ending(_) | Phase::Turning => self.charge.checkpointer.waiting(),
             _ => {
                 let empty = StepState::default();
                 let state = self.steps.get(&self.step).unwrap_or(&empty);

@@ -63,6 +63,7 @@ impl Trial {
             checkpointer: Checkpointer::open(&folder.join("checkpoints"), "g", 3).unwrap(),
             policy: Policy { every: self.every, keep: 3 },
             audience,
+            only: None,
             outcome,
             clock: self.clock,
         };

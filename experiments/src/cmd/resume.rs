@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use schemas::checkpoint::{self, Manifest};
 use schemas::layers::Layer;
 
-use super::run::go;
+use super::run::{Beginning, go};
 use crate::origin::{Origin, graph_hash};
 use crate::read;
 
@@ -47,13 +47,15 @@ pub(crate) fn run(args: &Args, factory: &Factory) -> anyhow::Result<ExitCode> {
     }
     let newest = checkpoint::list(&args.run.join("checkpoints")).pop();
     let recorded = fs::metadata(args.run.join("metrics.csv")).map_or(0, |file| file.len());
+    let beginning = Beginning::of(&checked.graph, &origin)?;
+    let end = beginning.end(&checked.graph);
     // A run whose numbers are gone is not complete: it goes back to where they are.
     let complete = |manifest: &Manifest| {
-        manifest.step >= checked.graph.steps() && manifest.metrics_bytes <= recorded
+        manifest.step >= end && manifest.metrics_bytes <= recorded
     };
     if newest.is_some_and(|(manifest, _)| complete(&manifest)) {
         eprintln!("this run is complete: {} steps", checked.graph.steps());
         return Ok(ExitCode::SUCCESS);
     }
-    go(checked.graph, &args.run, factory)
+    go(checked.graph, &args.run, factory, beginning)
 }

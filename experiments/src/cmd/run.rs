@@ -6,6 +6,7 @@ use actors::node_actor::Factory;
 use actors::observer::Observer;
 use actors::supervisor::Outcome;
 use anyhow::{Context as _, bail};
+use schemas::checkpoint::{self, Manifest};
 use schemas::graph::Graph;
 
 use crate::compose::{self, Extras};
@@ -24,6 +25,12 @@ pub(crate) struct Args {
     /// Directory of the run; `runs/<name>-<number>` when absent
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Run this stage alone
+    #[arg(long, value_name = "NAME")]
+    stage: Option<String>,
+    /// Run, or checkpoint, of another run to begin with: the one at the beginning of `--stage`
+    #[arg(long, value_name = "PATH", requires = "stage")]
+    from: Option<PathBuf>,
 }
 
 /// Checks, prepares a run directory, and runs.
@@ -46,11 +53,56 @@ pub(crate) fn run(args: &Args, factory: &Factory) -> anyhow::Result<ExitCode> {
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let here = std::env::current_dir().context("cannot find this folder")?;
     let base = here.join(&checked.around.base);
-    let origin = Origin::of(&checked.graph, &base);
+    let (stage, from) = (args.stage.clone(), args.from.as_ref().map(|from| here.join(from)));
+    let origin = Origin { stage, from, ..Origin::of(&checked.graph, &base) };
+    let beginning = Beginning::of(&checked.graph, &origin)?;
     let text = serde_json::to_string_pretty(&origin)?;
     write(&out, "origin.json", &text)?;
     write(&out, "experiment.yaml", &checked.tree.to_yaml())?;
-    go(checked.graph, &out, factory)
+    go(checked.graph, &out, factory, beginning)
+}
+
+/// Where a run begins, when that is not the first stage.
+#[derive(Default)]
+pub(crate) struct Beginning {
+    only: Option<usize>,
+    base: Option<(PathBuf, Manifest)>,
+}
+
+impl Beginning {
+    /// As a run's origin says.
+    pub(crate) fn of(graph: &Graph, origin: &Origin) -> anyhow::Result<Self> {
+        let Some(name) = &origin.stage else { return Ok(Self::default()) };
+        let only = graph.stages.iter().position(|stage| stage.name == *name);
+        let names: Vec<_> = graph.stages.iter().map(|stage| format!("`{}`", stage.name)).collect();
+        let only = only.with_context(|| {
+            format!("no stage is named `{name}`; there are {}", names.join(", "))
+        })?;
+        let Some(from) = &origin.from else {
+            if only > 0 {
+                bail!(
+                    "stage `{name}` begins with what the stages before it made; name their run with `--from`"
+                );
+            }
+            return Ok(Self { only: Some(only), base: None });
+        };
+        let step = graph.stages[only].first_step;
+        let own = checkpoint::name(name, step);
+        let places = [from.clone(), from.join(&own), from.join("checkpoints").join(&own)];
+        let place = places.iter().find(|place| place.ends_with(&own) && place.is_dir());
+        let place = place.with_context(|| {
+            let shown = from.display();
+            format!("no checkpoint `{own}` in {shown}: it is written when the stage before `{name}` ends")
+        })?;
+        let manifest = checkpoint::read_manifest(place)?;
+        Ok(Self { only: Some(only), base: Some((place.clone(), manifest)) })
+    }
+
+    /// The step behind the last one.
+    pub(crate) fn end(&self, graph: &Graph) -> u64 {
+        let last = self.only.map(|only| &graph.stages[only]);
+        last.map_or(graph.steps(), |stage| stage.first_step + stage.steps)
+    }
 }
 
 /// Writes a file that is whole or absent.
@@ -61,11 +113,17 @@ fn write(folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
 }
 
 /// Runs to the end and prints what came of it.
-pub(crate) fn go(graph: Graph, out: &Path, factory: &Factory) -> anyhow::Result<ExitCode> {
+pub(crate) fn go(
+    graph: Graph,
+    out: &Path,
+    factory: &Factory,
+    beginning: Beginning,
+) -> anyhow::Result<ExitCode> {
     eprintln!("run directory: {}", out.display());
     log::into(out)?;
     let observers: Vec<Box<dyn Observer>> = vec![Box::new(Log)];
-    let extras = Extras { factory: factory.clone(), observers };
+    let Beginning { only, base } = beginning;
+    let extras = Extras { factory: factory.clone(), observers, only, base };
     let running = compose::begin(graph, out, extras)?;
     let interrupt = running.interrupter();
     let mut asked = false;

@@ -147,7 +147,10 @@ fn only_the_newest_are_kept() {
     for step in [1, 20, 3] {
         write(folder.path(), step);
     }
-    prune(folder.path(), 2).unwrap();
+    prune(folder.path(), 2, &BTreeSet::new()).unwrap();
     let steps: Vec<u64> = list(folder.path()).iter().map(|(m, _)| m.step).collect();
     assert_eq!(steps, [3, 20]);
+    prune(folder.path(), 0, &BTreeSet::from([3])).unwrap();
+    let steps: Vec<u64> = list(folder.path()).iter().map(|(m, _)| m.step).collect();
+    assert_eq!(steps, [3, 20], "a checkpoint between two stages stays");
 }

@@ -10,9 +10,13 @@ mod tables;
 
 use std::path::PathBuf;
 
+use burn::tensor::Device;
+use schemas::frame::Frame;
 use schemas::glob::fits;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use crate::tensors::AnyTensor;
 pub use crate::video::transform::resize::Filter;
 
 /// Values on the host, row-major.
@@ -271,6 +275,27 @@ impl Rule {
             _ => None,
         }
     }
+}
+
+/// What a rule that is written as data makes of a tensor.
+pub fn apply(rule: &Value, tensor: AnyTensor, device: &Device) -> Result<AnyTensor, String> {
+    let rule = read(rule)?;
+    let frame = tensor.into_frame();
+    let input = ArrayF32 { shape: frame.shape().to_vec(), values: frame.to_f32() };
+    let made = rule.apply(&[input]).map_err(|error| error.to_string())?;
+    let frame = Frame::f32(made.shape, made.values);
+    AnyTensor::from_frame(&frame, device).map_err(|error| error.to_string())
+}
+
+/// The shape that a rule that is written as data makes of another.
+pub fn shape(rule: &Value, shape: &[usize]) -> Result<Vec<usize>, String> {
+    let rule = read(rule)?;
+    let input = ArrayF32::zeros(shape.to_vec()).ok_or("the tensor is too large")?;
+    Ok(rule.apply(&[input]).map_err(|error| error.to_string())?.shape)
+}
+
+fn read(rule: &Value) -> Result<Rule, String> {
+    serde_json::from_value(rule.clone()).map_err(|error| error.to_string())
 }
 
 /// Multiplies one axis of `[outer, from, inner]` by a matrix `[to, from]`.
