@@ -124,7 +124,7 @@ fn a_stage_takes_over_what_it_says() {
     assert_eq!(alone, tail);
     let mut command = place.run("nothing", "");
     command.args(["--stage", "grow"]);
-    let text = exits(1, command);
+    let text = exits(2, command);
     assert!(text.contains("`--from`"), "{text}");
 }
 
