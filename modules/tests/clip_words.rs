@@ -151,16 +151,18 @@ fn a_dialogue_has_a_place_for_the_video_and_labels_on_its_answer() {
         assert_eq!(told(2), [13, 9]);
         // The bare question goes with the answer; an instruction comes before an empty question.
         let asked = rows(frames, "question");
-        let expected = if told(0)[1] == 6 { [2, 10, 12, 13, 11, 3, 0] } else { [2, 10, 9, 11, 3, 0, 0] };
+        let expected =
+            if told(0)[1] == 6 { [2, 10, 12, 13, 11, 3, 0] } else { [2, 10, 9, 11, 3, 0, 0] };
         assert_eq!((&asked[0][..], &asked[2][..]), (&expected[..], &[2, 22, 3, 0, 0, 0, 0][..]));
     }
-    let firsts = |all: &[Frames]| all.iter().map(|f| rows(f, "question")[0].clone()).collect::<Vec<_>>();
+    let firsts =
+        |all: &[Frames]| all.iter().map(|f| rows(f, "question")[0].clone()).collect::<Vec<_>>();
     assert!(firsts(&all).windows(2).any(|pair| pair[0] != pair[1]), "draws differ");
     let whole = steps(&dialogue(json!({ "pick": "all" })), 1);
     let told = rows(&whole[0], "dialogue_labels")[0].iter().filter(|l| **l >= 0).count();
     assert_eq!(told, 6, "both answers");
     // Room for one turn: the oldest goes, the video stays.
-    let cut = steps(&dialogue(json!({ "pick": "all", "length": 34 })), 1);
+    let cut = steps(&dialogue(json!({ "pick": "all", "length": 30 })), 1);
     let ids = rows(&cut[0], "dialogue");
     assert_eq!(ids[0].iter().filter(|id| **id == place).count(), 5);
     assert_eq!(rows(&cut[0], "question")[0], [2, 10, 9, 11, 3, 0, 0]);
@@ -175,8 +177,11 @@ fn a_placeholder_that_texts_hold_is_refused_and_a_wrong_record_is_named_at_once(
     let dir = world(&[json!({ "path": "a.mp4", "qa": [{ "q": "what?", "a": "it" }] })]);
     let dialogue = |from: &str, placeholder: i64| {
         let media = json!({ "tokens": 2, "placeholder": placeholder });
-        config(dir.path(), json!({ "dialogue": { "from": from, "tokenizer": dir.path(),
-            "template": "mistral", "length": 64, "media": media } }))
+        config(
+            dir.path(),
+            json!({ "dialogue": { "from": from, "tokenizer": dir.path(),
+            "template": "mistral", "length": 64, "media": media } }),
+        )
     };
     let held = dialogue("qa", 13);
     let mut state = held.open(&Dims::new(), &Key::new(5, "clips")).unwrap();

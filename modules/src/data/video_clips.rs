@@ -1,4 +1,4 @@
-//! Clips from video files with their sound and words: a folder, a CSV or a JSONL manifest.
+//! Clips from videos and pictures with their sound and words: a folder, a manifest or shards.
 //!
 //! | port              | dims        | what                                                        |
 //! |-------------------|-------------|-------------------------------------------------------------|
@@ -20,9 +20,14 @@
 //! is named once and replaced by another one, drawn from the same numbers. The microbatches of a step
 //! take their clips one after the other from the same epoch.
 //!
+//! A picture (jpg, png, webp) is a clip of one frame. What the forms of a manifest are, says the page on
+//! data.
+//!
 //! Sound is that of the seconds that frames are chosen from: a part of them that is drawn, or the
 //! first. A text that is missing is an error when the node opens.
 
+#[path = "video_clips/beside.rs"]
+mod beside;
 #[path = "video_clips/checks.rs"]
 mod checks;
 
@@ -42,7 +47,8 @@ use crate::rng::Key;
 use crate::video::named::{named, one_line};
 use crate::video::{
     Clip, ClipOptions, ClipReader, Crop, DecodeOptions, DialogueOptions, Filter, Manifest,
-    Normalisation, Order, Reading, Sampler, Short, SoundOptions, TextOptions, Transform, Views, Words,
+    Normalisation, Order, Reading, Sampler, Short, SoundOptions, TextOptions, Transform, Views,
+    Words,
 };
 
 /// How frames are chosen; see `video/sample.rs`.
@@ -72,7 +78,8 @@ pub enum Sampling {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Folder, `.csv` or `.jsonl`.
+    /// Folder, manifest (`.csv`, `.jsonl`, or the `.json` of LLaVA, VideoChat2 or MSR-VTT), or WebDataset
+    /// shards (`.tar`, or a pattern such as `shards-{000..009}.tar`).
     pub root: PathBuf,
     /// Only entries of this split.
     #[serde(default)]
@@ -177,53 +184,8 @@ impl Config {
             columns: self.columns.clone(),
             prefix: self.prefix.clone(),
             suffix: self.suffix.clone(),
-            nested: self.dialogue.is_some() || self.texts.values().any(|text| text.from.contains('.')),
-        }
-    }
-
-    /// Ports of texts, sound and dialogues.
-    fn beside(&self, ports: Ports) -> Ports {
-        let Self { batch, texts, sound, dialogue, .. } = self;
-        let ids = |ports: Ports, port: &str, length: usize, about: &str| {
-            ports.plain(port, format!("{batch} {length}")).int().about(about)
-        };
-        let mask = "1 = token, 0 = padding";
-        let mut ports = ports;
-        for (name, TextOptions { length, from, .. }) in texts {
-            ports = ids(ports, name, *length, &format!("ids of `{from}` of the manifest"));
-            ports = ids(ports, &format!("{name}_mask"), *length, mask);
-        }
-        if let Some(sound) = sound {
-            let samples = sound.samples();
-            ports = ports
-                .plain("waveform", format!("{batch} {samples}"))
-                .about("mono, 16 kHz, -1..1")
-                .plain("heard", format!("{batch}"))
-                .int()
-                .about("1 where the file has a sound track");
-        }
-        if let Some(DialogueOptions { length, question, .. }) = dialogue {
-            ports = ids(ports, "dialogue", *length, "ids, with placeholders for the video");
-            ports = ids(ports, "dialogue_mask", *length, mask);
-            ports = ids(ports, "dialogue_labels", *length, "ids of the answers, else -100");
-            ports = ids(ports, "question", question.length, "ids of the question alone");
-            ports = ids(ports, "question_mask", question.length, mask);
-        }
-        ports
-    }
-
-    /// Frames of the ports of [`Config::beside`].
-    fn give_beside(&self, clips: &[Clip], frames: &mut Frames) {
-        if let Some(sound) = &self.sound {
-            let samples = clips.iter().flat_map(|clip| clip.sound.samples.iter().copied());
-            let waveform = Frame::f32([clips.len(), sound.samples()], samples);
-            frames.insert("waveform".to_owned(), waveform);
-            let heard = clips.iter().map(|clip| clip.sound.track.into());
-            frames.insert("heard".to_owned(), Frame::i64([clips.len()], heard));
-        }
-        for (port, row) in clips.first().into_iter().flat_map(|clip| &clip.words) {
-            let rows = clips.iter().flat_map(|clip| clip.words[port].iter().copied());
-            frames.insert(port.clone(), Frame::i64([clips.len(), row.len()], rows));
+            nested: self.dialogue.is_some()
+                || self.texts.values().any(|text| text.from.contains('.')),
         }
     }
 
@@ -237,6 +199,8 @@ pub struct State {
     reader: ClipReader,
     key: Key,
     reported: BTreeSet<PathBuf>,
+    /// Entries without a video that are still to be reported.
+    unseen: usize,
 }
 
 impl Host for Config {
@@ -273,13 +237,14 @@ impl Host for Config {
     }
 
     fn open(&self, _: &Dims, key: &Key) -> Result<State, NodeError> {
-        let manifest = Manifest::read(&self.root, &self.reading())
-            .map_err(|error| self.problem(error))?;
+        let manifest =
+            Manifest::read(&self.root, &self.reading()).map_err(|error| self.problem(error))?;
         for column in &self.labels {
             let without = |entry: &&crate::video::Entry| entry.record.integer(column).is_none();
             if let Some(entry) = manifest.entries.iter().find(without) {
-                let known =
-                    Vec::from_iter(entry.record.integers().map(|name| format!("`{}`", one_line(name))));
+                let known = Vec::from_iter(
+                    entry.record.integers().map(|name| format!("`{}`", one_line(name))),
+                );
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 let reason = format!(
                     "`{}` has no integer column `{column}`; its integer columns are {known}",
@@ -288,13 +253,14 @@ impl Host for Config {
                 return Err(self.problem(reason));
             }
         }
+        let unseen = manifest.unseen;
         let words = Words::open(&self.texts, self.dialogue.as_ref())
             .and_then(|words| words.check(&manifest).map(|()| words))
             .map_err(|error| self.problem(error))?;
         let reader =
             ClipReader::new(manifest, self.clip_options()).map_err(|error| self.problem(error))?;
         let reader = reader.with_words(words);
-        Ok(State { reader, key: key.clone(), reported: BTreeSet::new() })
+        Ok(State { reader, key: key.clone(), reported: BTreeSet::new(), unseen })
     }
 
     fn forward(&self, state: &mut State, _: Frames, call: &Call) -> Result<Forwarded, NodeError> {
@@ -304,6 +270,12 @@ impl Host for Config {
         let clips = state.reader.read_batch(&state.key, order, positions);
         let clips = clips.map_err(|error| self.problem(error))?;
         let mut forwarded = Forwarded::default();
+        let unseen = std::mem::take(&mut state.unseen);
+        if unseen > 0 {
+            let reason =
+                format!("{unseen} entries have no video and no picture; they are left out");
+            forwarded.notices.push(Notice::Quarantined { file: named(&self.root), reason });
+        }
         for bad in state.reader.quarantined() {
             if state.reported.insert(bad.file.clone()) {
                 let file = named(&bad.file);

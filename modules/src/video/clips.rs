@@ -248,9 +248,7 @@ impl ClipReader {
 
     fn list(&self, entry: &Entry, reason: &str) {
         let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
-        if !bad.contains_key(&entry.file) {
-            bad.insert(entry.file.clone(), reason.to_owned());
-        }
+        bad.entry(entry.media.path()).or_insert_with(|| reason.to_owned());
     }
 
     /// One view of one video, or why not.
@@ -260,7 +258,7 @@ impl ClipReader {
         let text = |error: VideoError| error.to_string();
         let words = self.words.read(entry, draw)?;
         let mut rng = draw.rng();
-        let mut video = Video::open_with(&entry.file, decode, &self.indices).map_err(text)?;
+        let mut video = Video::open_with(&entry.media, decode, &self.indices).map_err(text)?;
         let (frames, fps) = (video.info().frames, video.info().fps);
         let span = Span::of(entry, frames, fps)?;
         let (mode, crop) = match *views {
@@ -279,7 +277,8 @@ impl ClipReader {
             None => Heard::default(),
             Some(sound) => {
                 let mut drawn = (*views == Views::Train).then(|| draw.with("sound").rng());
-                sound::listen(&entry.file, span.seconds(), sound, drawn.as_mut()).map_err(text)?
+                let media = entry.sound.as_ref().unwrap_or(&entry.media);
+                sound::listen(media, span.seconds(), sound, drawn.as_mut()).map_err(text)?
             }
         };
         let (video, entry, frames, replaces) = (values, entry.clone(), numbers, None);
@@ -317,7 +316,8 @@ mod tests {
         shapes::generate(&out, &few, &|_, _| {}).unwrap();
         std::fs::write(out.join("train/00002.mp4"), "no video").unwrap();
         std::fs::write(out.join("train/00004.mp4"), "").unwrap();
-        let manifest = Manifest::read(&out.join("manifest.csv"), &Reading::of_split("train")).unwrap();
+        let manifest =
+            Manifest::read(&out.join("manifest.csv"), &Reading::of_split("train")).unwrap();
         (dir, manifest)
     }
 

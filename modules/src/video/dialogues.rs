@@ -128,14 +128,16 @@ impl DialogueOptions {
         if !built_in && !PathBuf::from(&self.template).exists() {
             let known = BUILT_IN.map(|name| format!("`{name}`")).join(", ");
             let message = format!("no chat template and no file `{}`", self.template);
-            let hint = format!("write one of {known}, a folder with a chat template, or a `.jinja`");
+            let hint =
+                format!("write one of {known}, a folder with a chat template, or a `.jinja`");
             problems.push(OptionProblem::new("dialogue.template", message, hint));
         }
         if let Some(MediaOptions { tokens, placeholder, .. }) = &self.media {
             if !(1..self.length.max(2)).contains(tokens) {
                 let length = self.length;
                 let message = format!("{tokens} placeholders do not fit into a length of {length}");
-                let hint = "give as many as the language model is given rows, and a longer `length`";
+                let hint =
+                    "give as many as the language model is given rows, and a longer `length`";
                 problems.push(OptionProblem::new("dialogue.media.tokens", message, hint));
             }
             if placeholder.is_some_and(|id| id < 0) {
@@ -184,8 +186,7 @@ impl Dialogues {
     fn talk(&self, entry: &Entry) -> Result<Talk, String> {
         let from = &self.options.from;
         let value = entry.record.get(from).ok_or_else(|| {
-            let known: Vec<String> =
-                entry.record.names().map(|name| format!("`{name}`")).collect();
+            let known: Vec<String> = entry.record.names().map(|name| format!("`{name}`")).collect();
             format!("no field `{from}`; its fields are {}", known.join(", "))
         })?;
         Talk::read(from, value)
@@ -231,8 +232,7 @@ impl Dialogues {
         loop {
             let messages = self.messages(talk);
             let spliced = self.spliced.as_ref();
-            let made =
-                self.template.encode_spliced(&self.tokenizer, &messages, spliced, &layout);
+            let made = self.template.encode_spliced(&self.tokenizer, &messages, spliced, &layout);
             let too_long = matches!(made, Err(TextError::TooLong { .. }));
             if too_long && self.options.long == TooLong::Cut && talk.exchanges.len() > 1 {
                 talk.exchanges.remove(0);

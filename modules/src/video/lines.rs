@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::manifest::{Entry, Manifest, ManifestError, Reading};
+use super::media::Media;
 use super::named::{named, one_line};
 use super::record::Record;
 
@@ -17,11 +18,14 @@ pub(super) struct Lines<'a> {
     entries: Vec<Entry>,
     problems: Vec<String>,
     seen: BTreeMap<String, usize>,
+    /// Entries that have no picture, and are left out.
+    pub(super) unseen: usize,
 }
 
 impl<'a> Lines<'a> {
     pub(super) fn new(path: &'a Path, how: &'a Reading) -> Self {
-        Self { path, how, entries: Vec::new(), problems: Vec::new(), seen: BTreeMap::new() }
+        let (entries, problems, seen) = Default::default();
+        Self { path, how, entries, problems, seen, unseen: 0 }
     }
 
     pub(super) fn problem(&mut self, place: impl std::fmt::Display, what: &str) {
@@ -30,19 +34,38 @@ impl<'a> Lines<'a> {
 
     /// Turns the fields of a line into an entry. `place` is the line, or what stands for it.
     pub(super) fn add(&mut self, place: impl std::fmt::Display, fields: Map<String, Value>) {
-        match self.entry(fields) {
+        self.put(place, fields, None);
+    }
+
+    /// As [`Lines::add`], with frames and sound where they were found.
+    pub(super) fn put(
+        &mut self,
+        place: impl std::fmt::Display,
+        fields: Map<String, Value>,
+        found: Option<(Media, Option<Media>)>,
+    ) {
+        match self.entry(fields, found) {
             Ok(entry) => self.entries.push(entry),
             Err(what) => self.problem(place, &what),
         }
     }
 
-    fn entry(&mut self, mut fields: Map<String, Value>) -> Result<Entry, String> {
+    fn entry(
+        &mut self,
+        mut fields: Map<String, Value>,
+        found: Option<(Media, Option<Media>)>,
+    ) -> Result<Entry, String> {
         for (name, form) in &self.how.columns {
             let value = column(&fields, form)?;
             fields.insert(name.clone(), value);
         }
         let mut take = |name: &str| fields.remove(name).filter(|value| !value.is_null());
-        let path = take("path").map(|value| as_text(&value)).filter(|path| !path.is_empty());
+        let path = match take("path") {
+            Some(value @ (Value::Array(_) | Value::Object(_))) => {
+                return Err(format!("`path` is {value}, not a text"));
+            }
+            value => value.map(|value| as_text(&value)).filter(|path| !path.is_empty()),
+        };
         let path = path.ok_or_else(|| "`path` is missing or empty".to_owned())?;
         let start = take("start").map(|value| seconds("start", &value)).transpose()?;
         let end = take("end").map(|value| seconds("end", &value)).transpose()?;
@@ -52,18 +75,21 @@ impl<'a> Lines<'a> {
         {
             return Err(format!("`end` {end} is not after `start` {start}"));
         }
-        let Reading { prefix, suffix, .. } = self.how;
-        let file = PathBuf::from(format!("{prefix}{path}{suffix}"));
-        let file = self.path.parent().unwrap_or(Path::new("")).join(file);
+        let (media, sound) = found.unwrap_or_else(|| {
+            let Reading { prefix, suffix, .. } = self.how;
+            let file = PathBuf::from(format!("{prefix}{path}{suffix}"));
+            (self.path.parent().unwrap_or(Path::new("")).join(file).into(), None)
+        });
         let times = self.seen.entry(path.clone()).or_insert(0);
         let id = if *times > 0 { format!("{path}#{times}") } else { path };
         *times += 1;
-        Ok(Entry { file, id, start, end, split, record: Arc::new(Record::from(fields)) })
+        let record = Arc::new(Record::from(fields));
+        Ok(Entry { media, sound, id, start, end, split, record })
     }
 
     pub(super) fn finish(self) -> Result<Manifest, ManifestError> {
         if self.problems.is_empty() {
-            Ok(Manifest { entries: self.entries, ignored: 0 })
+            Ok(Manifest { entries: self.entries, ignored: 0, unseen: self.unseen })
         } else {
             Err(ManifestError::Lines { problems: self.problems })
         }

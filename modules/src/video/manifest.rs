@@ -1,19 +1,26 @@
 //! Which videos a data set has, and what is said about them.
 //!
-//! A folder is searched for known extensions, unless it holds a `manifest.csv` or `manifest.jsonl`.
-//! A CSV or JSONL manifest has a `path` column, relative to the manifest, and optionally `start` and
-//! `end` (seconds, or `hh:mm:ss.fff`) and `split`; all other columns are the record of the entry.
+//! A folder is searched for videos, pictures and shards, unless it holds a `manifest.csv`,
+//! `manifest.jsonl` or `manifest.json`. A manifest has a `path` column, relative to the manifest, and
+//! optionally `start` and `end` (seconds, or `hh:mm:ss.fff`) and `split`; all other columns are the
+//! record of the entry.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::json_manifest::json_file;
 use super::lines::{csv_file, jsonl_file};
+use super::media::Media;
 use super::named::{named, one_line};
 use super::record::Record;
+use super::shards;
 
-/// Extensions that a folder is searched for.
-pub const EXTENSIONS: [&str; 19] = [
+/// Extensions of pictures, which are clips of one frame.
+pub const IMAGES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+
+/// Extensions of videos.
+pub const VIDEOS: [&str; 19] = [
     "mp4", "m4v", "mov", "mkv", "webm", "avi", "gif", "mpg", "mpeg", "ts", "m2ts", "flv", "wmv",
     "ogv", "3gp", "ivf", "mjpeg", "nut", "asf",
 ];
@@ -21,8 +28,10 @@ pub const EXTENSIONS: [&str; 19] = [
 /// One video, or a part of one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// The file; absolute, or relative to the working directory.
-    pub file: PathBuf,
+    /// Where its frames lie.
+    pub media: Media,
+    /// Where its sound lies, if not there too.
+    pub sound: Option<Media>,
     /// Its path as the manifest or the folder names it, and a number for repeated paths: stable
     /// when the data set moves.
     pub id: String,
@@ -65,8 +74,10 @@ impl Reading {
 pub struct Manifest {
     /// The videos.
     pub entries: Vec<Entry>,
-    /// Files of a folder whose extension is none of [`EXTENSIONS`].
+    /// Files of a folder, and members of shards, whose extension is not known.
     pub ignored: usize,
+    /// Entries of a list or an archive that have no video and no picture, and are left out.
+    pub unseen: usize,
 }
 
 /// Why there is no manifest.
@@ -89,11 +100,17 @@ pub enum ManifestError {
         /// What the system said.
         reason: String,
     },
-    /// The file is no folder, CSV or JSONL.
-    #[error("`{}` is none of a folder, `.csv`, `.jsonl`", named(path))]
+    /// The file is no folder, manifest or shard.
+    #[error("`{}` is none of a folder, `.csv`, `.jsonl`, `.json`, `.tar`", named(path))]
     Unknown {
         /// The path.
         path: PathBuf,
+    },
+    /// A pattern of shards cannot be read.
+    #[error("{reason}")]
+    Pattern {
+        /// What is wrong, and what to write.
+        reason: String,
     },
     /// There are no videos.
     #[error(
@@ -135,25 +152,48 @@ fn first(problems: &[String]) -> String {
 }
 
 impl Manifest {
-    /// Reads a folder, a `.csv` or a `.jsonl`.
+    /// Reads a folder, a `.csv`, a `.jsonl`, a `.json`, a `.tar`, or a pattern of shards such as
+    /// `shards-{000..009}.tar`.
     pub fn read(path: &Path, how: &Reading) -> Result<Self, ManifestError> {
-        if !path.exists() {
-            return Err(ManifestError::Missing { path: path.to_owned() });
-        }
-        let inside = if how.nested {
-            ["manifest.jsonl", "manifest.csv"]
+        let pattern = |reason| ManifestError::Pattern { reason };
+        let manifest = if path.exists() {
+            Self::of_path(path, how)?
+        } else if let Some(files) = shards::expand(path).map_err(pattern)? {
+            shards::read(&files, None, how)?
         } else {
-            ["manifest.csv", "manifest.jsonl"]
+            return Err(ManifestError::Missing { path: path.to_owned() });
+        };
+        manifest.of_split(path, how)
+    }
+
+    fn of_path(path: &Path, how: &Reading) -> Result<Self, ManifestError> {
+        let inside = if how.nested {
+            ["manifest.jsonl", "manifest.json", "manifest.csv"]
+        } else {
+            ["manifest.csv", "manifest.jsonl", "manifest.json"]
         };
         let inside = inside.map(|name| path.join(name)).into_iter().find(|file| file.is_file());
         let file = inside.as_deref().unwrap_or(path);
-        let extension = file.extension().map(|text| text.to_string_lossy().to_lowercase());
-        let mut manifest = match extension.as_deref() {
-            _ if file.is_dir() => folder(file)?,
-            Some("csv") => csv_file(file, how)?,
-            Some("jsonl") => jsonl_file(file, how)?,
-            _ => return Err(ManifestError::Unknown { path: path.to_owned() }),
-        };
+        match extension(file).as_deref() {
+            _ if file.is_dir() => folder(file, how),
+            Some("csv") => csv_file(file, how),
+            Some("jsonl") => jsonl_file(file, how),
+            Some("json") => json_file(file, how),
+            Some("tar") => shards::read(&[file.to_owned()], None, how),
+            _ => Err(ManifestError::Unknown { path: path.to_owned() }),
+        }
+    }
+
+    /// Adds the entries of another part of the data set.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.entries.extend(other.entries);
+        self.ignored += other.ignored;
+        self.unseen += other.unseen;
+    }
+
+    /// Keeps the entries of the split that is asked for.
+    fn of_split(mut self, path: &Path, how: &Reading) -> Result<Self, ManifestError> {
+        let manifest = &mut self;
         if manifest.entries.is_empty() {
             let ignored = manifest.ignored;
             return Err(ManifestError::NoVideos { path: path.to_owned(), ignored });
@@ -171,13 +211,14 @@ impl Manifest {
                 return Err(ManifestError::NoSplit { path, split, known });
             }
         }
-        Ok(manifest)
+        Ok(self)
     }
 }
 
-/// All videos below a folder, sorted by path.
-fn folder(root: &Path) -> Result<Manifest, ManifestError> {
+/// All videos and pictures below a folder, sorted by path, and then those in its shards.
+fn folder(root: &Path, how: &Reading) -> Result<Manifest, ManifestError> {
     let mut manifest = Manifest::default();
+    let mut archives = Vec::new();
     let mut open = vec![root.to_owned()];
     while let Some(dir) = open.pop() {
         let io = |error: std::io::Error| ManifestError::Io {
@@ -190,20 +231,25 @@ fn folder(root: &Path) -> Result<Manifest, ManifestError> {
             // A linked folder could lead back up; a linked file cannot.
             if kind.is_dir() {
                 open.push(file);
-            } else if is_video(&file) {
-                manifest.entries.push(found(root, file));
             } else {
-                manifest.ignored += 1;
+                match extension(&file) {
+                    Some(end) if VIDEOS.contains(&&*end) || IMAGES.contains(&&*end) => {
+                        manifest.entries.push(found(root, file));
+                    }
+                    Some(end) if end == "tar" => archives.push(file),
+                    _ => manifest.ignored += 1,
+                }
             }
         }
     }
-    manifest.entries.sort_by(|a, b| a.file.cmp(&b.file));
+    manifest.entries.sort_by(|a, b| a.media.cmp(&b.media));
+    archives.sort();
+    manifest.extend(shards::read(&archives, Some(root), how)?);
     Ok(manifest)
 }
 
-fn is_video(file: &Path) -> bool {
-    let extension = file.extension().map(|text| text.to_string_lossy().to_lowercase());
-    extension.is_some_and(|text| EXTENSIONS.contains(&text.as_str()))
+fn extension(file: &Path) -> Option<String> {
+    file.extension().map(|text| text.to_string_lossy().to_lowercase())
 }
 
 fn found(root: &Path, file: PathBuf) -> Entry {
@@ -212,7 +258,8 @@ fn found(root: &Path, file: PathBuf) -> Entry {
     let first = parts.next().map(|part| part.as_os_str().to_string_lossy().into_owned());
     let split = if parts.next().is_some() { first } else { None };
     let id = inner.to_string_lossy().into_owned();
-    Entry { file, id, start: None, end: None, split, record: Arc::default() }
+    let media = Media::from(file);
+    Entry { media, sound: None, id, start: None, end: None, split, record: Arc::default() }
 }
 
 #[cfg(test)]
@@ -229,7 +276,10 @@ mod tests {
         let manifest = Manifest::read(dir.path(), &Reading::default()).unwrap();
         let ids: Vec<&str> = manifest.entries.iter().map(|entry| entry.id.as_str()).collect();
         assert_eq!((ids, manifest.ignored), (vec!["c.gif", "train/b.mp4", "train/deep/a.MKV"], 2));
-        assert_eq!(Manifest::read(dir.path(), &Reading::of_split("train")).unwrap().entries.len(), 2);
+        assert_eq!(
+            Manifest::read(dir.path(), &Reading::of_split("train")).unwrap().entries.len(),
+            2
+        );
         let error = Manifest::read(dir.path(), &Reading::of_split("test")).unwrap_err().to_string();
         assert!(error.contains("splits are `train`"), "{error}");
     }
@@ -242,7 +292,7 @@ mod tests {
             "path,start,end,split,label,caption\na.mp4,0.5,2,train,3,\"a, b\"\na.mp4,,,test,4,c\n";
         std::fs::write(&path, text).unwrap();
         let entries = Manifest::read(&path, &Reading::default()).unwrap().entries;
-        assert_eq!(entries[0].file, dir.path().join("a.mp4"));
+        assert_eq!(entries[0].media.file, dir.path().join("a.mp4"));
         assert_eq!((entries[0].start, entries[0].end), (Some(0.5), Some(2.0)));
         assert_eq!(entries[0].texts["caption"], "a, b");
         assert_eq!((entries[1].labels["label"], entries[1].start), (4, &Reading::default()));
@@ -263,7 +313,8 @@ mod tests {
         std::fs::write(&jsonl, "{\"path\":\"a.mp4\",\"label\":1}\n{oops}\n[]\n").unwrap();
         let error = Manifest::read(&jsonl, &Reading::default()).unwrap_err().to_string();
         assert!(error.contains("b.jsonl:2:") && error.contains("b.jsonl:3:"), "{error}");
-        let gone = Manifest::read(&dir.path().join("gone"), &Reading::default()).unwrap_err().to_string();
+        let gone =
+            Manifest::read(&dir.path().join("gone"), &Reading::default()).unwrap_err().to_string();
         assert!(gone.contains("playhouse data shapes"), "{gone}");
     }
 }

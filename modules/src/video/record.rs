@@ -59,13 +59,16 @@ impl Record {
             Value::Number(_) | Value::Bool(_) => Ok(Some(value.to_string())),
             Value::Array(_) => Err(format!("`{path}` holds lists in a list, not texts")),
             Value::Object(inner) => {
-                let names: Vec<String> = inner.keys().map(|key| format!("`{path}.{key}`")).collect();
+                let names: Vec<String> =
+                    inner.keys().map(|key| format!("`{path}.{key}`")).collect();
                 Err(format!("`{path}` holds no text but fields; there are {}", names.join(", ")))
             }
         };
         match self.get(path) {
             None => Ok(Vec::new()),
-            Some(Value::Array(items)) => items.iter().filter_map(|item| of(item).transpose()).collect(),
+            Some(Value::Array(items)) => {
+                items.iter().filter_map(|item| of(item).transpose()).collect()
+            }
             Some(value) => Ok(of(value)?.into_iter().collect()),
         }
     }

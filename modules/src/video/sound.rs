@@ -4,7 +4,6 @@
 //! second belong together, also where the track begins late or has gaps.
 
 use std::ops::Range;
-use std::path::Path;
 use std::ptr::{self, NonNull};
 
 use ffmpeg_next::ffi;
@@ -14,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::VideoError;
 use super::libav::{self, Decoder, Frame, Input, Packet, Received};
+use super::media::Media;
 use super::packets;
 use crate::rng::Rng;
 
@@ -62,17 +62,17 @@ pub struct Heard {
 /// The sound of a file from its first frame on, in these seconds, or in a part of them that is drawn
 /// where `rng` is given. Blocks.
 pub fn listen(
-    file: &Path,
+    media: &Media,
     span: Range<f64>,
     options: &SoundOptions,
     rng: Option<&mut Rng>,
 ) -> Result<Heard, VideoError> {
-    let unreadable = |reason| VideoError::Unreadable { file: file.to_owned(), reason };
+    let unreadable = |reason| VideoError::Unreadable { file: media.path(), reason };
     let count = options.samples();
     let slack = (span.end - span.start - options.seconds).max(0.0);
     let start = span.start + rng.map_or(0.0, |rng| rng.between(0.0, slack));
     let wanted = ((span.end - start).max(0.0) * RATE as f64).round() as usize;
-    let mut input = Input::open(file).map_err(unreadable)?;
+    let mut input = Input::open(media).map_err(unreadable)?;
     let mut heard = Heard { samples: vec![0.0; count], track: false };
     if !packets::has_audio(&input) {
         return Ok(heard);
@@ -301,9 +301,8 @@ impl Mixer {
             ffi::swr_convert(self.raw.as_ptr(), to.cast(), room as i32, data, count)
         };
         let made = usize::try_from(made).map_err(|_| libav::message(made))?;
-        let mean = |at: usize| {
-            planes.chunks(room).map(|plane| plane[at]).sum::<f32>() / channels as f32
-        };
+        let mean =
+            |at: usize| planes.chunks(room).map(|plane| plane[at]).sum::<f32>() / channels as f32;
         Ok((0..made).map(mean).collect())
     }
 

@@ -21,7 +21,7 @@ impl Span {
         let at = |seconds: f64| (seconds * fps).round().min(frames as f64) as u64;
         let first = entry.start.map_or(0, at);
         if first >= frames {
-            let (start, file) = (entry.start.unwrap_or_default(), named(&entry.file));
+            let (start, file) = (entry.start.unwrap_or_default(), named(entry.media.path()));
             let length = frames as f64 / fps;
             return Err(format!("`start` {start} is past the end at {length:.3} s; file `{file}`"));
         }
@@ -40,10 +40,7 @@ impl Span {
 }
 
 /// Decodes frames whose numbers may be in any order.
-pub(super) fn decode_any_order(
-    video: &mut Video,
-    numbers: &[u64],
-) -> Result<Frames, VideoError> {
+pub(super) fn decode_any_order(video: &mut Video, numbers: &[u64]) -> Result<Frames, VideoError> {
     if numbers.is_sorted() {
         return video.frames(numbers);
     }

@@ -78,10 +78,13 @@ impl Talk {
                 ("human" | "user" | "gpt" | "assistant" | "system", _) => {
                     Err("`human` and `gpt` must take turns, `human` first".to_owned())
                 }
-                (other, _) => Err(format!("`{who}` is `{other}`, none of `human`, `gpt`, `system`")),
+                (other, _) => {
+                    Err(format!("`{who}` is `{other}`, none of `human`, `gpt`, `system`"))
+                }
             };
         }
-        Err("it has neither `question` and `answer`, nor `q` and `a`, nor `from` and `value`".into())
+        Err("it has neither `question` and `answer`, nor `q` and `a`, nor `from` and `value`"
+            .into())
     }
 
     fn exchange(&mut self, mut question: String, answer: String) -> Result<(), String> {

@@ -66,7 +66,9 @@ impl Words {
             let checked = self.texts.iter().map(|text| text.check(entry));
             let dialogue = self.dialogue.iter().map(|dialogue| dialogue.check(entry));
             let all = checked.chain(dialogue).collect::<Result<(), String>>();
-            all.map_err(|reason| format!("entry `{}`: {}", one_line(&entry.id), one_line(&reason)))?;
+            all.map_err(|reason| {
+                format!("entry `{}`: {}", one_line(&entry.id), one_line(&reason))
+            })?;
         }
         Ok(())
     }
