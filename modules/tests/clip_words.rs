@@ -229,6 +229,23 @@ fn sound_belongs_to_the_seconds_of_the_frames() {
 }
 
 #[test]
+fn a_file_whose_sound_is_cut_is_named_and_replaced() {
+    let dir = world(&[json!({ "path": "a.mp4" }), json!({ "path": "c.mp4" })]);
+    // Sound is written last.
+    let film = std::fs::read(dir.path().join("a.mp4")).unwrap();
+    std::fs::write(dir.path().join("a.mp4"), &film[..film.len() - 60]).unwrap();
+    let silent = json!({ "batch": 2, "shuffle": false });
+    assert_eq!(steps(&config(dir.path(), silent), 1)[0]["sample"].to_i64(), [0, 1]);
+    let heard = json!({ "batch": 2, "shuffle": false, "sound": { "seconds": 2.0 } });
+    let heard = config(dir.path(), heard);
+    let mut state = heard.open(&Dims::new(), &Key::new(5, "clips")).unwrap();
+    let given = heard.forward(&mut state, Frames::new(), &call(0)).unwrap();
+    let said = format!("{:?}", given.notices);
+    assert!(given.notices.len() == 1 && said.contains("its sound"), "{said}");
+    assert_eq!(given.frames["sample"].to_i64(), [1, 1]);
+}
+
+#[test]
 fn options_that_cannot_be_are_found_by_check() {
     let dir = world(&[json!({ "path": "a.mp4" })]);
     let vocabulary = dir.path().join("vocab.txt");

@@ -19,9 +19,9 @@ fn pictures() -> PathBuf {
 
 /// Packs files with the `tar` program, under other names.
 fn pack(folder: &Path, shard: &str, form: &str, names: &[&str]) -> bool {
-    let done =
-        Command::new("tar").arg(format!("--format={form}")).arg("-cf").arg(shard).args(names);
-    done.current_dir(folder).status().is_ok_and(|status| status.success())
+    let mut pack = Command::new("tar");
+    pack.arg(format!("--format={form}")).arg("-cf").arg(shard).args(names);
+    pack.current_dir(folder).status().is_ok_and(|status| status.success())
 }
 
 fn forward(config: Value) -> Result<Forwarded, String> {
@@ -182,7 +182,7 @@ fn a_part_of_a_file_ends_where_it_ends() {
         let middle = 77 + film.len();
         assert_eq!(read(part(77, middle)).unwrap(), whole("one.mp4"));
         assert_eq!(read(part(middle, middle + other.len())).unwrap(), whole("two.mp4"));
-        let error = read(part(77, middle - 200)).unwrap_err().to_string();
+        let error = read(part(77, 77 + film.len() / 2)).unwrap_err().to_string();
         assert!(error.contains("odd: name,start,3.bin/clip.mp4"), "{error}");
     }
 }

@@ -294,8 +294,8 @@ mod tests {
         let entries = Manifest::read(&path, &Reading::default()).unwrap().entries;
         assert_eq!(entries[0].media.file, dir.path().join("a.mp4"));
         assert_eq!((entries[0].start, entries[0].end), (Some(0.5), Some(2.0)));
-        assert_eq!(entries[0].texts["caption"], "a, b");
-        assert_eq!((entries[1].labels["label"], entries[1].start), (4, &Reading::default()));
+        assert_eq!(entries[0].record.get("caption").unwrap(), "a, b");
+        assert_eq!((entries[1].record.integer("label"), entries[1].start), (Some(4), None));
         assert_eq!(entries[1].id, "a.mp4#1");
         assert_eq!(Manifest::read(&path, &Reading::of_split("test")).unwrap().entries.len(), 1);
     }

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use schemas::entry::OptionProblem;
 use serde::{Deserialize, Serialize};
 
+use super::damage;
 use super::error::VideoError;
 use super::libav::{self, Decoder, Frame, Input, Packet, Received};
 use super::media::Media;
@@ -138,6 +139,9 @@ impl Track {
             more = input.read(&mut packet)?;
             if more && packet.get().stream_index as usize != self.stream {
                 continue;
+            }
+            if more && damage::is_corrupt(&packet) || !more && input.io_failed() {
+                return Err("the file ends early".to_owned());
             }
             let code = self.decoder.send(more.then_some(&packet));
             if code < 0 && code != libav::again() {

@@ -246,11 +246,11 @@ mod tests {
     fn what_is_no_plain_archive_says_so() {
         let bytes = sample();
         for (bytes, part) in [
-            (&bytes[..700], "byte 512: a member"),
+            (&bytes[..515], "byte 0: a member of 5 bytes has 3 left"),
             (&bytes[..1500], "byte 1024: the archive ends inside a header"),
             (&[0x1f, 0x8b].repeat(400)[..], "compressed"),
             (&[b'x'; 600][..], "byte 0"),
-            (&header(b"a", 1 << 40, b'0')[..], "has 0 left"),
+            (&header(b"a", 1 << 32, b'0')[..], "has 0 left"),
             (&header(b"a", 0, b'S')[..], "sparse"),
             (&member("a", &[b'a'; 70_000], b'L')[..], "70000 bytes, more than 65536"),
             (&member("a", b"99 path=x\n", b'x')[..], "pax header is broken"),
