@@ -122,7 +122,7 @@ fn a_sound_file_beside_the_clip_is_what_is_heard() {
 fn pictures_are_clips_of_one_frame() {
     let names = ["two.jpg", "two.png", "two.webp"];
     for name in names {
-        let mut video = Video::open(&pictures().join(name), &DecodeOptions::default()).unwrap();
+        let mut video = Video::open(pictures().join(name), &DecodeOptions::default()).unwrap();
         assert_eq!((video.info().frames, video.info().width, video.info().height), (1, 32, 24));
         let frames = video.frames(&[0]).unwrap();
         let pixel = |row: usize, column: usize| &frames.data[(row * 32 + column) * 3..][..3];
