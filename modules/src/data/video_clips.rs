@@ -1,17 +1,37 @@
-//! Clips from video files: a folder, a CSV or a JSONL manifest.
+//! Clips from videos and pictures with their sound and words: a folder, a manifest or shards.
 //!
-//! | port     | dims        | what                                                        |
-//! |----------|-------------|-------------------------------------------------------------|
-//! | `video`  | `B 3 T S S` | RGB, normalised                                             |
-//! | `sparse` | `B 3 T/e S S` | with `every: e`: each e-th frame of `video`, from the first |
-//! | a label  | `B`         | one port for each of `labels`: that column of the manifest  |
-//! | `sample` | `B`         | place of the video in the manifest, from 0                  |
+//! | port              | dims        | what                                                        |
+//! |-------------------|-------------|-------------------------------------------------------------|
+//! | `video`           | `B 3 T S S` | RGB, normalised                                             |
+//! | `sparse`          | `B 3 T/e S S` | with `every: e`: each e-th frame of `video`, from the first |
+//! | a label           | `B`         | one port for each of `labels`: that column of the manifest  |
+//! | `sample`          | `B`         | place of the video in the manifest, from 0                  |
+//! | a text            | `B L`       | for each of `texts`: ids of one of its paraphrases          |
+//! | a text and `_mask` | `B L`      | for each of `texts`: 1 = token, 0 = padding                 |
+//! | `waveform`        | `B S`       | with `sound`: mono, 16 kHz, -1..1                           |
+//! | `heard`           | `B`         | with `sound`: 1 where the file has a sound track            |
+//! | `dialogue`        | `B L`       | with `dialogue`: ids, with placeholders for the video       |
+//! | `dialogue_mask`   | `B L`       | 1 = token, 0 = padding                                      |
+//! | `dialogue_labels` | `B L`       | ids of the answers, else -100                               |
+//! | `question`        | `B L`       | ids of the question alone                                   |
+//! | `question_mask`   | `B L`       | 1 = token, 0 = padding                                      |
 //!
 //! Clips are a function of (seed, node, step, microbatch) and the files. A file that cannot be read
 //! is named once and replaced by another one, drawn from the same numbers. The microbatches of a step
 //! take their clips one after the other from the same epoch.
+//!
+//! A picture (jpg, png, webp) is a clip of one frame. What the forms of a manifest are, says the page on
+//! data.
+//!
+//! Sound is that of the seconds that frames are chosen from: a part of them that is drawn, or the
+//! first. A text that is missing is an error when the node opens.
 
-use std::collections::BTreeSet;
+#[path = "video_clips/beside.rs"]
+mod beside;
+#[path = "video_clips/checks.rs"]
+mod checks;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -26,8 +46,9 @@ use crate::kind::{self, Call, Host};
 use crate::rng::Key;
 use crate::video::named::{named, one_line};
 use crate::video::{
-    Clip, ClipOptions, ClipReader, Crop, DecodeOptions, Filter, Manifest, Normalisation, Order,
-    Sampler, Short, Transform, Views,
+    Clip, ClipOptions, ClipReader, Crop, DecodeOptions, DialogueOptions, Filter, Manifest,
+    Normalisation, Order, Reading, Sampler, Short, SoundOptions, TextOptions, Transform, Views,
+    Words,
 };
 
 /// How frames are chosen; see `video/sample.rs`.
@@ -57,7 +78,8 @@ pub enum Sampling {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Folder, `.csv` or `.jsonl`.
+    /// Folder, manifest (`.csv`, `.jsonl`, or the `.json` of LLaVA, VideoChat2 or MSR-VTT), or WebDataset
+    /// shards (`.tar`, or a pattern such as `shards-{000..009}.tar`).
     pub root: PathBuf,
     /// Only entries of this split.
     #[serde(default)]
@@ -83,6 +105,25 @@ pub struct Config {
     /// Probability of exchanging left and right; 0 where direction is the label.
     #[serde(default)]
     pub flip: f64,
+    /// Names that are used here, and the manifest's columns for them, such as `caption: name`; columns
+    /// in braces make a text, such as `path: "{page_dir}/{videoid}.mp4"`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
+    /// Stands before every path of a manifest, such as `videos/`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
+    /// Stands after every path of a manifest, such as `.mp4`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub suffix: String,
+    /// Texts of the manifest that become ports of these names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub texts: BTreeMap<String, TextOptions>,
+    /// Sound of the clips.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sound: Option<SoundOptions>,
+    /// Questions and answers about the clips.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialogue: Option<DialogueOptions>,
     /// Colour statistics; ImageNet's when absent.
     #[serde(default = "imagenet")]
     pub colours: Normalisation,
@@ -131,48 +172,25 @@ impl Config {
                 ..Transform::default()
             },
             views: if self.shuffle { Views::Train } else { views },
+            sound: self.sound,
             decode: DecodeOptions::default(),
             workers: self.workers,
         }
     }
 
+    fn reading(&self) -> Reading {
+        Reading {
+            split: self.split.clone(),
+            columns: self.columns.clone(),
+            prefix: self.prefix.clone(),
+            suffix: self.suffix.clone(),
+            nested: self.dialogue.is_some()
+                || self.texts.values().any(|text| text.from.contains('.')),
+        }
+    }
+
     fn problem(&self, reason: impl ToString) -> NodeError {
         NodeError::Data { what: named(&self.root), reason: reason.to_string() }
-    }
-
-    fn count_problems(&self) -> Vec<OptionProblem> {
-        let bounds = [
-            ("batch", self.batch, 1..=65_536),
-            ("frames", self.frames, 1..=65_536),
-            ("size", self.size, 1..=8192),
-            // 0 takes as many as there are cores.
-            ("workers", self.workers, 0..=1024),
-        ];
-        let outside = bounds.into_iter().filter(|(_, value, range)| !range.contains(value));
-        let problem = |(option, value, range): (&str, usize, std::ops::RangeInclusive<usize>)| {
-            let (low, high) = (range.start(), range.end());
-            let message = format!("`{option}` is {value}, but must be from {low} to {high}");
-            OptionProblem::new(option, message, format!("give a number from {low} to {high}"))
-        };
-        outside.map(problem).collect()
-    }
-
-    /// Labels become ports, and every port has one name of its own.
-    fn label_problems(&self) -> Vec<OptionProblem> {
-        let mut problems = Vec::new();
-        let mut seen = BTreeSet::new();
-        for label in &self.labels {
-            let name = one_line(label);
-            let own = ["video", "sparse", "sample"].contains(&label.as_str());
-            if own {
-                let message = format!("a column named `{name}` cannot be a port of its own");
-                problems.push(OptionProblem::new("labels", message, "rename the column"));
-            } else if !seen.insert(label) {
-                let message = format!("`labels` names `{name}` more than once");
-                problems.push(OptionProblem::new("labels", message, "name each column once"));
-            }
-        }
-        problems
     }
 }
 
@@ -181,6 +199,8 @@ pub struct State {
     reader: ClipReader,
     key: Key,
     reported: BTreeSet<PathBuf>,
+    /// Entries without a video that are still to be reported.
+    unseen: usize,
 }
 
 impl Host for Config {
@@ -205,6 +225,7 @@ impl Host for Config {
             }
             None => ports,
         };
+        let ports = self.beside(ports);
         self.labels.iter().fold(ports, |ports, column| {
             let about = format!("column `{column}` of the manifest");
             ports.plain(column, format!("{batch}")).int().about(&about)
@@ -212,39 +233,18 @@ impl Host for Config {
     }
 
     fn check(&self, _: &Dims) -> Vec<OptionProblem> {
-        let mut problems = self.count_problems();
-        problems.extend(self.label_problems());
-        if let Some(every) = self.every
-            && (every == 0 || !self.frames.is_multiple_of(every))
-        {
-            let message = format!("`every` is {every}; {} frames are not a multiple", self.frames);
-            problems.push(OptionProblem::new("every", message, "give a divisor of `frames`"));
-        }
-        if !(0.0..=1.0).contains(&self.flip) {
-            let message = format!("`flip` is {}, not a probability from 0 to 1", self.flip);
-            problems.push(OptionProblem::new("flip", message, "write 0 or 0.5"));
-        }
-        if let Some((message, hint)) = self.sampler().problem() {
-            problems.push(OptionProblem::new("sampling", message, hint));
-        }
-        if let Some((message, hint)) = self.crop.problem(self.size) {
-            problems.push(OptionProblem::new("crop", message, hint));
-        }
-        if let Some(message) = self.colours.problem() {
-            let hint = "leave `colours` out or write `std: [0.229, 0.224, 0.225]`";
-            problems.push(OptionProblem::new("colours", message, hint));
-        }
-        problems
+        self.problems()
     }
 
     fn open(&self, _: &Dims, key: &Key) -> Result<State, NodeError> {
-        let manifest = Manifest::read(&self.root, self.split.as_deref())
-            .map_err(|error| self.problem(error))?;
+        let manifest =
+            Manifest::read(&self.root, &self.reading()).map_err(|error| self.problem(error))?;
         for column in &self.labels {
-            let without = |entry: &&crate::video::Entry| !entry.labels.contains_key(column);
+            let without = |entry: &&crate::video::Entry| entry.record.integer(column).is_none();
             if let Some(entry) = manifest.entries.iter().find(without) {
-                let known =
-                    Vec::from_iter(entry.labels.keys().map(|name| format!("`{}`", one_line(name))));
+                let known = Vec::from_iter(
+                    entry.record.integers().map(|name| format!("`{}`", one_line(name))),
+                );
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 let reason = format!(
                     "`{}` has no integer column `{column}`; its integer columns are {known}",
@@ -253,9 +253,14 @@ impl Host for Config {
                 return Err(self.problem(reason));
             }
         }
+        let unseen = manifest.unseen;
+        let words = Words::open(&self.texts, self.dialogue.as_ref())
+            .and_then(|words| words.check(&manifest).map(|()| words))
+            .map_err(|error| self.problem(error))?;
         let reader =
             ClipReader::new(manifest, self.clip_options()).map_err(|error| self.problem(error))?;
-        Ok(State { reader, key: key.clone(), reported: BTreeSet::new() })
+        let reader = reader.with_words(words);
+        Ok(State { reader, key: key.clone(), reported: BTreeSet::new(), unseen })
     }
 
     fn forward(&self, state: &mut State, _: Frames, call: &Call) -> Result<Forwarded, NodeError> {
@@ -265,6 +270,12 @@ impl Host for Config {
         let clips = state.reader.read_batch(&state.key, order, positions);
         let clips = clips.map_err(|error| self.problem(error))?;
         let mut forwarded = Forwarded::default();
+        let unseen = std::mem::take(&mut state.unseen);
+        if unseen > 0 {
+            let reason =
+                format!("{unseen} entries have no video and no picture; they are left out");
+            forwarded.notices.push(Notice::Quarantined { file: named(&self.root), reason });
+        }
         for bad in state.reader.quarantined() {
             if state.reported.insert(bad.file.clone()) {
                 let file = named(&bad.file);
@@ -289,9 +300,10 @@ impl Host for Config {
             forwarded.frames.insert("sparse".to_owned(), sparse);
         }
         for column in &self.labels {
-            let labels = numbers(&|clip| clip.entry.labels[column]);
+            let labels = numbers(&|clip| clip.entry.record.integer(column).unwrap_or_default());
             forwarded.frames.insert(column.clone(), labels);
         }
+        self.give_beside(&clips, &mut forwarded.frames);
         Ok(forwarded)
     }
 }
@@ -338,51 +350,6 @@ mod tests {
         let wrong = Config { labels: vec!["speed".to_owned()], ..config };
         let error = wrong.open(&Dims::new(), &key).err().unwrap().to_string();
         assert!(error.contains("`speed`") && error.contains("`motion`"), "{error}");
-    }
-
-    #[test]
-    fn impossible_numbers_are_refused_and_name_their_option() {
-        let named = |more: &str| {
-            let base = r#"{"root": "r", "batch": 4, "frames": 4, "size": 32}"#;
-            let mut value: serde_json::Value = serde_json::from_str(base).unwrap();
-            let more: serde_json::Value = serde_json::from_str(more).unwrap();
-            let more = more.as_object().unwrap().clone();
-            value.as_object_mut().unwrap().extend(more);
-            let config: Config = serde_json::from_value(value).unwrap();
-            let problems = config.check(&Dims::new());
-            assert!(problems.iter().all(|problem| !problem.hint.is_empty()));
-            problems.into_iter().map(|problem| problem.option).collect::<Vec<_>>()
-        };
-        for (option, texts) in [
-            ("sampling", vec![r#"{"rate": {"fps": 0}}"#, r#"{"rate": {"fps": -1.5}}"#]),
-            ("sampling", vec![r#"{"dense": {"stride": 0}}"#, r#"{"dense": {"stride": 1000001}}"#]),
-            ("crop", vec![r#"{"random_resized": {"scale": [0, 1], "ratio": [1, 1]}}"#]),
-            ("crop", vec![r#"{"random_resized": {"scale": [0.9, 0.5], "ratio": [1, 1]}}"#]),
-            ("crop", vec![r#"{"random_resized": {"scale": [0.5, 1.1], "ratio": [1, 1]}}"#]),
-            ("crop", vec![r#"{"random_resized": {"scale": [0.5, 1], "ratio": [2, 1]}}"#]),
-            ("crop", vec![r#"{"multi_scale": {"scales": []}}"#, r#"{"centre": {"short": 99999}}"#]),
-            (
-                "crop",
-                vec![
-                    r#"{"multi_scale": {"scales": [1, 0]}}"#,
-                    r#"{"multi_scale": {"scales": [1.5]}}"#,
-                ],
-            ),
-            ("colours", vec![r#"{"mean": [0, 0, 0], "std": [1, 0, 1]}"#]),
-            ("colours", vec![r#"{"mean": [0, 0, 0], "std": [1, 1e300, 1]}"#]),
-            ("batch", vec!["0", "65537"]),
-            ("size", vec!["0", "8193"]),
-            ("frames", vec!["0", "65537"]),
-            ("workers", vec!["1025"]),
-            ("labels", vec![r#"["a", "a"]"#, r#"["video"]"#, r#"["sample"]"#]),
-        ] {
-            for text in texts {
-                assert_eq!(named(&format!(r#"{{"{option}": {text}}}"#)), [option], "{text}");
-            }
-        }
-        assert!(named(r#"{"sampling": {"rate": {"fps": 0.5}}, "workers": 0}"#).is_empty());
-        let whole = r#"{"crop": {"random_resized": {"scale": [0.08, 1], "ratio": [0.75, 1.34]}}}"#;
-        assert!(named(whole).is_empty());
     }
 
     #[test]

@@ -161,6 +161,11 @@ impl ChatTemplate {
         self
     }
 
+    /// A variable that is a text.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).and_then(Json::as_str)
+    }
+
     /// Gives the template a date, in `strftime_now`. Without one that function is undefined, so
     /// that the same dialogue is the same text on every day.
     pub fn dated(mut self, year: i32, month: u32, day: u32) -> Self {

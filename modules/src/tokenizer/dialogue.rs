@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::chat::{ChatTemplate, Message, Role};
-use super::encode::{Layout, Long, Side};
+use super::encode::{Encoded, Layout, Long, Side};
 use super::error::TextError;
 use super::{Special, Tokenizer};
 
@@ -29,6 +29,38 @@ pub struct Dialogue {
     pub answers: Vec<Range<usize>>,
 }
 
+/// Ids that stand in a text for a letter, where rows of another network go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spliced {
+    /// The letter; no answer may hold it.
+    pub letter: char,
+    /// What stands there. These ids have no labels.
+    pub ids: Vec<i64>,
+}
+
+impl Spliced {
+    /// Tokens of a text; what stands before and after the letter is encoded on its own.
+    fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Encoded, TextError> {
+        let mut all = Encoded::default();
+        let mut base = 0;
+        for (number, piece) in text.split(self.letter).enumerate() {
+            if number > 0 {
+                all.offsets.extend(std::iter::repeat_n((base, base + 1), self.ids.len()));
+                all.ids.extend(&self.ids);
+                base += 1;
+            }
+            if !piece.is_empty() {
+                let encoded = tokenizer.encode(piece, false)?;
+                let moved = |(start, end)| (base + start, base + end);
+                all.offsets.extend(encoded.offsets.into_iter().map(moved));
+                all.ids.extend(encoded.ids);
+            }
+            base += piece.chars().count();
+        }
+        Ok(all)
+    }
+}
+
 impl ChatTemplate {
     /// Ids, mask and labels of a dialogue for training on the answers only.
     ///
@@ -41,10 +73,24 @@ impl ChatTemplate {
         messages: &[Message],
         layout: &Layout,
     ) -> Result<Dialogue, TextError> {
+        self.encode_spliced(tokenizer, messages, None, layout)
+    }
+
+    /// As [`ChatTemplate::encode_dialogue`], with other ids in the place of a letter.
+    pub fn encode_spliced(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        spliced: Option<&Spliced>,
+        layout: &Layout,
+    ) -> Result<Dialogue, TextError> {
         let text = self.render(messages, false)?;
         let found =
             if self.has_blocks() { self.blocks(messages)? } else { self.answers(messages, &text)? };
-        let encoded = tokenizer.encode(text.as_str(), false)?;
+        let encoded = match spliced {
+            Some(spliced) => spliced.encode(tokenizer, &text)?,
+            None => tokenizer.encode(text.as_str(), false)?,
+        };
         let tokens: Vec<(usize, usize)> = encoded.offsets;
         let eos = tokenizer.special_text(Special::Eos).unwrap_or_default();
         let special =

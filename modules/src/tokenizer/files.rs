@@ -63,7 +63,7 @@ pub(super) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result
 }
 
 /// The file that holds the vocabulary.
-fn find(path: &Path) -> Result<PathBuf, TextError> {
+pub(super) fn find(path: &Path) -> Result<PathBuf, TextError> {
     let unreadable = |reason: &str| {
         let reason = reason.to_owned();
         Err(TextError::Unreadable { file: path.to_owned(), reason })

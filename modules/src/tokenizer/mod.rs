@@ -26,13 +26,13 @@ mod special;
 mod tests;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use caption::{Corrupted, MaskedText, clean_caption};
 pub use chat::{BUILT_IN, ChatTemplate, Message, Role};
 pub use decode::Stream;
-pub use dialogue::{Dialogue, IGNORED};
+pub use dialogue::{Dialogue, IGNORED, Spliced};
 pub use encode::{Batch, Encoded, Input, Layout, Length, Long, Side};
 pub use error::TextError;
 pub use special::Special;
@@ -59,6 +59,11 @@ impl Tokenizer {
         let (inner, specials) = files::open(path.as_ref())?;
         let rows = inner.get_vocab(true).into_values().max().map_or(0, |id| u64::from(id) + 1);
         Ok(Self { inner: Arc::new(inner), specials, rows })
+    }
+
+    /// The file that [`Tokenizer::open`] would read for a path; looks whether it is there, no more.
+    pub fn find(path: impl AsRef<Path>) -> Result<PathBuf, TextError> {
+        files::find(path.as_ref())
     }
 
     /// Id of the special token with this role, if there is one.

@@ -13,13 +13,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::decode::{DecodeOptions, Frames, Video};
+use super::decode::{DecodeOptions, Video};
 use super::error::VideoError;
 use super::index::IndexCache;
 use super::manifest::{Entry, Manifest};
-use super::named::named;
 use super::sample::{Mode, Sampler};
+use super::sound::{self, Heard, SoundOptions};
+use super::span::{self, Span};
 use super::transform::Transform;
+use super::words::{Rows, Words};
 use crate::rng::Key;
 
 /// Whether clips are drawn or enumerated.
@@ -48,6 +50,9 @@ pub struct ClipOptions {
     pub transform: Transform,
     /// Drawn or enumerated.
     pub views: Views,
+    /// The sound of the clip's seconds; none when absent.
+    #[serde(default)]
+    pub sound: Option<SoundOptions>,
     /// Decoder settings.
     #[serde(default)]
     pub decode: DecodeOptions,
@@ -72,8 +77,12 @@ pub struct Clip {
     pub dims: [usize; 4],
     /// Place of its video in the manifest.
     pub number: usize,
-    /// The video it comes from: id, file, labels, texts.
+    /// The video it comes from: id, file, record.
     pub entry: Entry,
+    /// What is heard; nothing unless it is asked for.
+    pub sound: Heard,
+    /// Texts and a dialogue as ids, by port.
+    pub words: Rows,
     /// Frame numbers in the file.
     pub frames: Vec<u64>,
     /// Which view of the video, in `0..temporal * spatial`; 0 in training.
@@ -119,6 +128,7 @@ pub enum ClipError {
 pub struct ClipReader {
     manifest: Manifest,
     options: ClipOptions,
+    words: Words,
     pool: rayon::ThreadPool,
     indices: IndexCache,
     bad: Mutex<BTreeMap<PathBuf, String>>,
@@ -138,8 +148,13 @@ impl ClipReader {
             .thread_name(|number| format!("clips-{number}"))
             .build()
             .map_err(|error| ClipError::Workers { workers, reason: error.to_string() })?;
-        let (indices, bad, orders) = Default::default();
-        Ok(Self { manifest, options, pool, indices, bad, orders })
+        let (words, indices, bad, orders) = Default::default();
+        Ok(Self { manifest, options, words, pool, indices, bad, orders })
+    }
+
+    /// Reads these words beside the clips.
+    pub fn with_words(self, words: Words) -> Self {
+        Self { words, ..self }
     }
 
     /// The videos.
@@ -233,20 +248,19 @@ impl ClipReader {
 
     fn list(&self, entry: &Entry, reason: &str) {
         let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
-        if !bad.contains_key(&entry.file) {
-            bad.insert(entry.file.clone(), reason.to_owned());
-        }
+        bad.entry(entry.media.path()).or_insert_with(|| reason.to_owned());
     }
 
     /// One view of one video, or why not.
     fn clip(&self, number: usize, view: usize, draw: &Key) -> Result<Clip, String> {
         let entry = &self.manifest.entries[number];
-        let ClipOptions { sampler, transform, decode, views, .. } = &self.options;
+        let ClipOptions { sampler, transform, decode, views, sound, .. } = &self.options;
         let text = |error: VideoError| error.to_string();
+        let words = self.words.read(entry, draw)?;
         let mut rng = draw.rng();
-        let mut video = Video::open_with(&entry.file, decode, &self.indices).map_err(text)?;
+        let mut video = Video::open_with(&entry.media, decode, &self.indices).map_err(text)?;
         let (frames, fps) = (video.info().frames, video.info().fps);
-        let (first, end) = bounds(entry, frames, fps)?;
+        let span = Span::of(entry, frames, fps)?;
         let (mode, crop) = match *views {
             Views::Train => (Mode::Train, 0),
             Views::Test { temporal, spatial } => {
@@ -254,49 +268,29 @@ impl ClipReader {
                 (Mode::Test { view: view / spatial, views: temporal }, view % spatial)
             }
         };
-        let mut numbers = sampler.choose(end - first, fps, mode, &mut rng);
-        numbers.iter_mut().for_each(|number| *number += first);
-        let decoded = decode_any_order(&mut video, &numbers).map_err(text)?;
+        let mut numbers = sampler.choose(span.frames(), fps, mode, &mut rng);
+        numbers.iter_mut().for_each(|number| *number += span.first);
+        let decoded = span::decode_any_order(&mut video, &numbers).map_err(text)?;
         let values = transform.apply(&decoded, crop, &mut rng).map_err(text)?;
         let dims = [3, numbers.len(), transform.size, transform.size];
-        let entry = entry.clone();
-        Ok(Clip { video: values, dims, number, entry, frames: numbers, view, replaces: None })
+        let sound = match sound {
+            None => Heard::default(),
+            Some(sound) => {
+                let mut drawn = (*views == Views::Train).then(|| draw.with("sound").rng());
+                let media = entry.sound.as_ref().unwrap_or(&entry.media);
+                sound::listen(media, span.seconds(), sound, drawn.as_mut()).map_err(text)?
+            }
+        };
+        let (video, entry, frames, replaces) = (values, entry.clone(), numbers, None);
+        Ok(Clip { video, dims, number, entry, sound, words, frames, view, replaces })
     }
-}
-
-/// The frames first..end that an entry's seconds cover; at least one.
-fn bounds(entry: &Entry, frames: u64, fps: f64) -> Result<(u64, u64), String> {
-    let at = |seconds: f64| (seconds * fps).round().min(frames as f64) as u64;
-    let first = entry.start.map_or(0, at);
-    if first >= frames {
-        let (start, file) = (entry.start.unwrap_or_default(), named(&entry.file));
-        let length = frames as f64 / fps;
-        return Err(format!("`start` {start} is past the end at {length:.3} s; file `{file}`"));
-    }
-    Ok((first, entry.end.map_or(frames, at).max(first + 1)))
-}
-
-/// Decodes frames whose numbers may be in any order.
-fn decode_any_order(video: &mut Video, numbers: &[u64]) -> Result<Frames, VideoError> {
-    if numbers.is_sorted() {
-        return video.frames(numbers);
-    }
-    let mut sorted = numbers.to_vec();
-    sorted.sort_unstable();
-    sorted.dedup();
-    let frames = video.frames(&sorted)?;
-    let mut data = Vec::with_capacity(numbers.len() * frames.height * frames.width * 3);
-    for number in numbers {
-        data.extend_from_slice(frames.frame(sorted.partition_point(|other| other < number)));
-    }
-    Ok(Frames { data, count: numbers.len(), ..frames })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::shapes::{self, Options};
-    use crate::video::Crop;
+    use crate::video::{Crop, Reading};
 
     fn options(views: Views) -> ClipOptions {
         ClipOptions {
@@ -307,6 +301,7 @@ mod tests {
                 ..Transform::default()
             },
             views,
+            sound: None,
             decode: DecodeOptions::default(),
             workers: 2,
         }
@@ -321,7 +316,8 @@ mod tests {
         shapes::generate(&out, &few, &|_, _| {}).unwrap();
         std::fs::write(out.join("train/00002.mp4"), "no video").unwrap();
         std::fs::write(out.join("train/00004.mp4"), "").unwrap();
-        let manifest = Manifest::read(&out.join("manifest.csv"), Some("train")).unwrap();
+        let manifest =
+            Manifest::read(&out.join("manifest.csv"), &Reading::of_split("train")).unwrap();
         (dir, manifest)
     }
 

@@ -1,15 +1,15 @@
 //! Files that end early where FFmpeg ends them as if they were whole.
 
-use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
+
+use super::media::Media;
 
 /// Whether a file of this container is shorter than it says of itself.
-pub(crate) fn is_cut(container: &str, file: &Path) -> bool {
+pub(crate) fn is_cut(container: &str, media: &Media) -> bool {
     match container {
-        "matroska" => matroska_is_cut(file),
+        "matroska" => matroska_is_cut(media),
         // A file that cannot be read is reported by the one who reads its packets.
-        "gif" => File::open(file).is_ok_and(|open| gif_is_cut(BufReader::new(open))),
+        "gif" => media.open().is_ok_and(|(bytes, _)| gif_is_cut(BufReader::new(bytes))),
         _ => false,
     }
 }
@@ -63,10 +63,9 @@ fn skip_blocks(from: &mut impl Read) -> std::io::Result<()> {
 
 /// Whether a Matroska file is shorter than its segment says. FFmpeg only logs this, and then ends
 /// the file as if it were whole.
-fn matroska_is_cut(file: &Path) -> bool {
+fn matroska_is_cut(media: &Media) -> bool {
     let mut head = Vec::new();
-    let Ok(open) = File::open(file) else { return false };
-    let length = open.metadata().map_or(0, |meta| meta.len());
+    let Ok((open, length)) = media.open() else { return false };
     if open.take(4096).read_to_end(&mut head).is_err() {
         return false;
     }

@@ -1,6 +1,5 @@
 //! Whether a file is whole: what its structure, its packets and its decoder say.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use ffmpeg_next::ffi;
@@ -10,6 +9,7 @@ use super::decode::DecodeOptions;
 use super::error::VideoError;
 use super::index::{self, Index, IndexCache, Stamp};
 use super::libav::{Decoder, Frame, Packet};
+use super::media::Media;
 use super::packets::Packets;
 
 /// The index of an undamaged file, from the cache or from one pass over the file.
@@ -30,7 +30,7 @@ pub(crate) fn find_index(
     };
     packets.kept = found.packets;
     packets.scanned();
-    let cut = cut::is_cut(&packets.input.container(), &file);
+    let cut = cut::is_cut(&packets.input.container(), &packets.media);
     let damage = found.index.damage.clone().or(cut.then(|| "the file ends early".to_owned()));
     if let Some(reason) = damage {
         let readable = found.index.entries.len() as u64;
@@ -39,17 +39,18 @@ pub(crate) fn find_index(
     Ok(Arc::new(found.index))
 }
 
-/// Size and modification time of a regular file with content.
-pub(crate) fn stamp(file: &Path) -> Result<Stamp, VideoError> {
-    let unreadable = |reason| VideoError::Unreadable { file: file.to_owned(), reason };
-    let meta = std::fs::metadata(file).map_err(|error| unreadable(error.to_string()))?;
+/// Size of the media and modification time of its file, which is a regular one with content.
+pub(crate) fn stamp(media: &Media) -> Result<Stamp, VideoError> {
+    let unreadable = |reason| VideoError::Unreadable { file: media.path(), reason };
+    let meta = std::fs::metadata(&media.file).map_err(|error| unreadable(error.to_string()))?;
     if !meta.is_file() {
         return Err(unreadable("it is not a regular file".to_owned()));
     }
-    if meta.len() == 0 {
-        return Err(VideoError::Empty { file: file.to_owned() });
+    let length = media.part.as_ref().map_or(meta.len(), |part| part.end - part.start);
+    if length == 0 {
+        return Err(VideoError::Empty { file: media.path() });
     }
-    Ok((meta.len(), meta.modified().ok()))
+    Ok((length, meta.modified().ok()))
 }
 
 /// Counts the frames of a file whose packets do not tell them apart. All of it is decoded, so damage

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
-use std::path::Path;
 use std::sync::Arc;
 
 use ffmpeg_next::ffi;
@@ -13,6 +12,7 @@ use super::damage;
 use super::error::VideoError;
 use super::index::{Index, IndexCache, Stamp};
 use super::libav::{self, Decoder, Frame, Received, Source};
+use super::media::Media;
 use super::packets::{self, Packets};
 
 /// How files are decoded, and the bounds on what one file may take.
@@ -97,20 +97,21 @@ pub struct Video {
 }
 
 impl Video {
-    /// Opens a file and indexes its frames. Blocks on the file system.
-    pub fn open(file: &Path, options: &DecodeOptions) -> Result<Self, VideoError> {
-        Self::open_with(file, options, &IndexCache::default())
+    /// Opens a file, or a part of one, and indexes its frames. Blocks on the file system.
+    pub fn open(media: impl Into<Media>, options: &DecodeOptions) -> Result<Self, VideoError> {
+        Self::open_with(media, options, &IndexCache::default())
     }
 
     /// As [`Video::open`]; takes the index of a large file from a cache, or puts it there.
     pub fn open_with(
-        file: &Path,
+        media: impl Into<Media>,
         options: &DecodeOptions,
         cache: &IndexCache,
     ) -> Result<Self, VideoError> {
-        let stamp = damage::stamp(file)?;
+        let media = media.into();
+        let stamp = damage::stamp(&media)?;
         let max_pixels = (options.max_side as u64).pow(2);
-        let mut packets = Packets::open(file.to_owned(), max_pixels)?;
+        let mut packets = Packets::open(media, max_pixels)?;
         let (height, width) = stored_size(&packets, options)?;
         let mut index = damage::find_index(&mut packets, stamp, options, cache)?;
         let mut decoder = open_decoder(&packets, options, max_pixels)?;
@@ -118,10 +119,10 @@ impl Video {
             damage::count(Arc::make_mut(&mut index), &mut packets, &mut decoder)?;
         }
         if index.frames == 0 {
-            return Err(VideoError::Empty { file: file.to_owned() });
+            return Err(VideoError::Empty { file: packets.file });
         }
         if packets.kept.is_empty() {
-            cache.keep(file, stamp, &index);
+            cache.keep(&packets.file, stamp, &index);
         }
         let orientation = Orientation::of(packets.stream());
         let info = describe(&packets, &index, orientation.display(height, width));

@@ -5,10 +5,11 @@
 //! `unsafe` for it.
 
 use std::ffi::{CStr, CString};
-use std::path::Path;
 use std::ptr::{self, NonNull};
 
 use ffmpeg_next::ffi;
+
+use super::media::Media;
 
 pub(crate) use super::log::{Source, complaint, message, quiet};
 
@@ -107,15 +108,12 @@ pub(crate) struct Input(NonNull<ffi::AVFormatContext>);
 unsafe impl Send for Input {}
 
 impl Input {
-    /// Opens a file and reads its header.
-    pub(crate) fn open(path: &Path) -> Result<Self, String> {
+    /// Opens a file or a part of one and reads its header.
+    pub(crate) fn open(media: &Media) -> Result<Self, String> {
         quiet();
-        // The prefix keeps `a:b.mp4` from being taken for a protocol.
-        let mut url = b"file:".to_vec();
-        url.extend_from_slice(path.as_os_str().as_encoded_bytes());
-        let url = CString::new(url).map_err(|_| "the path holds a zero byte".to_owned())?;
+        let url = media.url()?;
         let mut options = Dictionary::new(&[
-            ("protocol_whitelist", "file"),
+            ("protocol_whitelist", "file,subfile"),
             ("format_whitelist", CONTAINERS),
             ("max_streams", "64"),
         ]);

@@ -1,18 +1,26 @@
 //! Which videos a data set has, and what is said about them.
 //!
-//! A folder is searched for known extensions, unless it holds a `manifest.csv` or `manifest.jsonl`.
-//! A CSV or JSONL manifest has a `path` column, relative to the manifest, and optionally `start` and
-//! `end` in seconds and `split`; all other columns are labels (integers) and texts.
+//! A folder is searched for videos, pictures and shards, unless it holds a `manifest.csv`,
+//! `manifest.jsonl` or `manifest.json`. A manifest has a `path` column, relative to the manifest, and
+//! optionally `start` and `end` (seconds, or `hh:mm:ss.fff`) and `split`; all other columns are the
+//! record of the entry.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use serde_json::Value;
-
+use super::json_manifest::json_file;
+use super::lines::{csv_file, jsonl_file};
+use super::media::Media;
 use super::named::{named, one_line};
+use super::record::Record;
+use super::shards;
 
-/// Extensions that a folder is searched for.
-pub const EXTENSIONS: [&str; 19] = [
+/// Extensions of pictures, which are clips of one frame.
+pub const IMAGES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+
+/// Extensions of videos.
+pub const VIDEOS: [&str; 19] = [
     "mp4", "m4v", "mov", "mkv", "webm", "avi", "gif", "mpg", "mpeg", "ts", "m2ts", "flv", "wmv",
     "ogv", "3gp", "ivf", "mjpeg", "nut", "asf",
 ];
@@ -20,8 +28,10 @@ pub const EXTENSIONS: [&str; 19] = [
 /// One video, or a part of one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// The file; absolute, or relative to the working directory.
-    pub file: PathBuf,
+    /// Where its frames lie.
+    pub media: Media,
+    /// Where its sound lies, if not there too.
+    pub sound: Option<Media>,
     /// Its path as the manifest or the folder names it, and a number for repeated paths: stable
     /// when the data set moves.
     pub id: String,
@@ -31,10 +41,32 @@ pub struct Entry {
     pub end: Option<f64>,
     /// Such as `train`.
     pub split: Option<String>,
-    /// Integer columns.
-    pub labels: BTreeMap<String, i64>,
-    /// Text columns.
-    pub texts: BTreeMap<String, String>,
+    /// All other columns.
+    pub record: Arc<Record>,
+}
+
+/// Which entries of a data set are read, and how its columns are named.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reading {
+    /// Only entries of this split. A folder's split is its sub-folder of that name.
+    pub split: Option<String>,
+    /// A name that is used here, and the manifest's column for it, or a text with columns in braces
+    /// such as `{page_dir}/{videoid}.mp4`.
+    pub columns: BTreeMap<String, String>,
+    /// Stands before every path.
+    pub prefix: String,
+    /// Stands after every path.
+    pub suffix: String,
+    /// Whether lists or objects are wanted, which a CSV cannot hold: then the `manifest.jsonl` of a
+    /// folder is read although it has a `manifest.csv`.
+    pub nested: bool,
+}
+
+impl Reading {
+    /// The entries of one split.
+    pub fn of_split(split: &str) -> Self {
+        Self { split: Some(split.to_owned()), ..Self::default() }
+    }
 }
 
 /// The videos of a data set in a fixed order.
@@ -42,8 +74,10 @@ pub struct Entry {
 pub struct Manifest {
     /// The videos.
     pub entries: Vec<Entry>,
-    /// Files of a folder whose extension is none of [`EXTENSIONS`].
+    /// Files of a folder, and members of shards, whose extension is not known.
     pub ignored: usize,
+    /// Entries of a list or an archive that have no video and no picture, and are left out.
+    pub unseen: usize,
 }
 
 /// Why there is no manifest.
@@ -66,11 +100,17 @@ pub enum ManifestError {
         /// What the system said.
         reason: String,
     },
-    /// The file is no folder, CSV or JSONL.
-    #[error("`{}` is none of a folder, `.csv`, `.jsonl`", named(path))]
+    /// The file is no folder, manifest or shard.
+    #[error("`{}` is none of a folder, `.csv`, `.jsonl`, `.json`, `.tar`", named(path))]
     Unknown {
         /// The path.
         path: PathBuf,
+    },
+    /// A pattern of shards cannot be read.
+    #[error("{reason}")]
+    Pattern {
+        /// What is wrong, and what to write.
+        reason: String,
     },
     /// There are no videos.
     #[error(
@@ -93,35 +133,72 @@ pub enum ManifestError {
         /// The splits there are.
         known: String,
     },
-    /// Lines of a manifest cannot be used; all of them are listed.
-    #[error("{} unusable lines in a manifest:\n{}", problems.len(), problems.join("\n"))]
+    /// Lines of a manifest cannot be used; the first of them are listed.
+    #[error("{} unusable lines in a manifest:\n{}", problems.len(), first(problems))]
     Lines {
         /// `file:line: what is wrong`.
         problems: Vec<String>,
     },
 }
 
+/// The first problems, one a line, and how many are left.
+fn first(problems: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let shown = problems[..problems.len().min(SHOWN)].join("\n");
+    match problems.len().saturating_sub(SHOWN) {
+        0 => shown,
+        left => format!("{shown}\nand {left} more"),
+    }
+}
+
 impl Manifest {
-    /// Reads a folder, a `.csv` or a `.jsonl`; keeps only the entries of a split where one is
-    /// named. A folder's split is its sub-folder of that name.
-    pub fn read(path: &Path, split: Option<&str>) -> Result<Self, ManifestError> {
-        if !path.exists() {
+    /// Reads a folder, a `.csv`, a `.jsonl`, a `.json`, a `.tar`, or a pattern of shards such as
+    /// `shards-{000..009}.tar`.
+    pub fn read(path: &Path, how: &Reading) -> Result<Self, ManifestError> {
+        let pattern = |reason| ManifestError::Pattern { reason };
+        let manifest = if path.exists() {
+            Self::of_path(path, how)?
+        } else if let Some(files) = shards::expand(path).map_err(pattern)? {
+            shards::read(&files, None, how)?
+        } else {
             return Err(ManifestError::Missing { path: path.to_owned() });
-        }
-        let extension = path.extension().map(|text| text.to_string_lossy().to_lowercase());
-        let mut manifest = match extension.as_deref() {
-            _ if path.join("manifest.csv").is_file() => csv_file(&path.join("manifest.csv"))?,
-            _ if path.join("manifest.jsonl").is_file() => jsonl_file(&path.join("manifest.jsonl"))?,
-            _ if path.is_dir() => folder(path)?,
-            Some("csv") => csv_file(path)?,
-            Some("jsonl") => jsonl_file(path)?,
-            _ => return Err(ManifestError::Unknown { path: path.to_owned() }),
         };
+        manifest.of_split(path, how)
+    }
+
+    fn of_path(path: &Path, how: &Reading) -> Result<Self, ManifestError> {
+        let inside = if how.nested {
+            ["manifest.jsonl", "manifest.json", "manifest.csv"]
+        } else {
+            ["manifest.csv", "manifest.jsonl", "manifest.json"]
+        };
+        let inside = inside.map(|name| path.join(name)).into_iter().find(|file| file.is_file());
+        let file = inside.as_deref().unwrap_or(path);
+        match extension(file).as_deref() {
+            _ if file.is_dir() => folder(file, how),
+            Some("csv") => csv_file(file, how),
+            Some("jsonl") => jsonl_file(file, how),
+            Some("json") => json_file(file, how),
+            Some("tar") => shards::read(&[file.to_owned()], None, how),
+            _ => Err(ManifestError::Unknown { path: path.to_owned() }),
+        }
+    }
+
+    /// Adds the entries of another part of the data set.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.entries.extend(other.entries);
+        self.ignored += other.ignored;
+        self.unseen += other.unseen;
+    }
+
+    /// Keeps the entries of the split that is asked for.
+    fn of_split(mut self, path: &Path, how: &Reading) -> Result<Self, ManifestError> {
+        let manifest = &mut self;
         if manifest.entries.is_empty() {
             let ignored = manifest.ignored;
             return Err(ManifestError::NoVideos { path: path.to_owned(), ignored });
         }
-        if let Some(split) = split {
+        if let Some(split) = how.split.as_deref() {
             let known: std::collections::BTreeSet<String> =
                 manifest.entries.iter().filter_map(|entry| entry.split.clone()).collect();
             manifest.entries.retain(|entry| entry.split.as_deref() == Some(split));
@@ -134,13 +211,14 @@ impl Manifest {
                 return Err(ManifestError::NoSplit { path, split, known });
             }
         }
-        Ok(manifest)
+        Ok(self)
     }
 }
 
-/// All videos below a folder, sorted by path.
-fn folder(root: &Path) -> Result<Manifest, ManifestError> {
+/// All videos and pictures below a folder, sorted by path, and then those in its shards.
+fn folder(root: &Path, how: &Reading) -> Result<Manifest, ManifestError> {
     let mut manifest = Manifest::default();
+    let mut archives = Vec::new();
     let mut open = vec![root.to_owned()];
     while let Some(dir) = open.pop() {
         let io = |error: std::io::Error| ManifestError::Io {
@@ -153,20 +231,25 @@ fn folder(root: &Path) -> Result<Manifest, ManifestError> {
             // A linked folder could lead back up; a linked file cannot.
             if kind.is_dir() {
                 open.push(file);
-            } else if is_video(&file) {
-                manifest.entries.push(found(root, file));
             } else {
-                manifest.ignored += 1;
+                match extension(&file) {
+                    Some(end) if VIDEOS.contains(&&*end) || IMAGES.contains(&&*end) => {
+                        manifest.entries.push(found(root, file));
+                    }
+                    Some(end) if end == "tar" => archives.push(file),
+                    _ => manifest.ignored += 1,
+                }
             }
         }
     }
-    manifest.entries.sort_by(|a, b| a.file.cmp(&b.file));
+    manifest.entries.sort_by(|a, b| a.media.cmp(&b.media));
+    archives.sort();
+    manifest.extend(shards::read(&archives, Some(root), how)?);
     Ok(manifest)
 }
 
-fn is_video(file: &Path) -> bool {
-    let extension = file.extension().map(|text| text.to_string_lossy().to_lowercase());
-    extension.is_some_and(|text| EXTENSIONS.contains(&text.as_str()))
+fn extension(file: &Path) -> Option<String> {
+    file.extension().map(|text| text.to_string_lossy().to_lowercase())
 }
 
 fn found(root: &Path, file: PathBuf) -> Entry {
@@ -175,164 +258,8 @@ fn found(root: &Path, file: PathBuf) -> Entry {
     let first = parts.next().map(|part| part.as_os_str().to_string_lossy().into_owned());
     let split = if parts.next().is_some() { first } else { None };
     let id = inner.to_string_lossy().into_owned();
-    let (labels, texts) = (BTreeMap::new(), BTreeMap::new());
-    Entry { file, id, start: None, end: None, split, labels, texts }
-}
-
-/// Gathers the entries and the problems of one manifest file.
-struct Lines<'a> {
-    path: &'a Path,
-    entries: Vec<Entry>,
-    problems: Vec<String>,
-    seen: BTreeMap<String, usize>,
-}
-
-impl<'a> Lines<'a> {
-    fn new(path: &'a Path) -> Self {
-        Self { path, entries: Vec::new(), problems: Vec::new(), seen: BTreeMap::new() }
-    }
-
-    fn problem(&mut self, line: u64, what: &str) {
-        self.problems.push(format!("{}:{line}: {what}", named(self.path)));
-    }
-
-    /// Turns the fields of a line into an entry.
-    fn add(&mut self, line: u64, fields: impl Iterator<Item = (String, Value)>) {
-        let mut entry = Entry {
-            file: PathBuf::new(),
-            id: String::new(),
-            start: None,
-            end: None,
-            split: None,
-            labels: BTreeMap::new(),
-            texts: BTreeMap::new(),
-        };
-        for (name, value) in fields {
-            match (name.as_str(), value) {
-                ("path", Value::String(text)) => entry.id = text,
-                (_, Value::Null) => {}
-                ("start" | "end", value) => {
-                    let seconds = value.as_f64().filter(|seconds| *seconds >= 0.0);
-                    if seconds.is_none() {
-                        let what = format!("`{name}` is {value}, not a number of seconds from 0");
-                        return self.problem(line, &what);
-                    }
-                    if name == "start" { entry.start = seconds } else { entry.end = seconds }
-                }
-                ("split", value) => entry.split = Some(as_text(&value)),
-                (_, Value::Number(number)) if number.is_i64() => {
-                    entry.labels.insert(name, number.as_i64().unwrap_or_default());
-                }
-                (_, Value::String(text)) => {
-                    entry.texts.insert(name, text);
-                }
-                // Structured values (boxes, questions) are for those who read the file themselves.
-                _ => {}
-            }
-        }
-        if entry.id.is_empty() {
-            return self.problem(line, "`path` is missing or empty");
-        }
-        if let (Some(start), Some(end)) = (entry.start, entry.end)
-            && end <= start
-        {
-            return self.problem(line, &format!("`end` {end} is not after `start` {start}"));
-        }
-        entry.file = self.path.parent().unwrap_or(Path::new("")).join(&entry.id);
-        let times = self.seen.entry(entry.id.clone()).or_insert(0);
-        if *times > 0 {
-            entry.id = format!("{}#{times}", entry.id);
-        }
-        *times += 1;
-        self.entries.push(entry);
-    }
-
-    fn finish(self) -> Result<Manifest, ManifestError> {
-        if self.problems.is_empty() {
-            Ok(Manifest { entries: self.entries, ignored: 0 })
-        } else {
-            Err(ManifestError::Lines { problems: self.problems })
-        }
-    }
-}
-
-fn as_text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-fn csv_file(path: &Path) -> Result<Manifest, ManifestError> {
-    let io = |reason: String| ManifestError::Io { path: path.to_owned(), reason };
-    let mut reader = csv::ReaderBuilder::new()
-        .flexible(true)
-        .trim(csv::Trim::All)
-        .from_path(path)
-        .map_err(|error| io(error.to_string()))?;
-    let head = reader.headers().map_err(|error| io(error.to_string()))?.clone();
-    let mut lines = Lines::new(path);
-    if !head.iter().any(|name| name == "path") {
-        lines.problem(1, "no column is named `path`; the first line names the columns");
-        return lines.finish();
-    }
-    let mut record = csv::StringRecord::new();
-    loop {
-        match reader.read_record(&mut record) {
-            Ok(false) => return lines.finish(),
-            Ok(true) => {}
-            Err(error) => {
-                let line = error.position().map_or(reader.position().line(), csv::Position::line);
-                lines.problem(line, &complaint(&error));
-                if matches!(error.kind(), csv::ErrorKind::Io(_)) {
-                    return lines.finish();
-                }
-                continue;
-            }
-        }
-        let line = record.position().map_or(0, csv::Position::line);
-        if record.len() != head.len() {
-            let what = format!("{} fields, but the first line names {}", record.len(), head.len());
-            lines.problem(line, &what);
-            continue;
-        }
-        let field = |(name, text): (&str, &str)| {
-            let value = match (text.parse::<i64>(), text.parse::<f64>()) {
-                _ if name == "path" => Value::from(text),
-                _ if text.is_empty() => Value::Null,
-                (Ok(number), _) => Value::from(number),
-                (_, Ok(number)) if matches!(name, "start" | "end") => Value::from(number),
-                _ => Value::from(text),
-            };
-            (name.to_owned(), value)
-        };
-        lines.add(line, head.iter().zip(record.iter()).map(field));
-    }
-}
-
-/// What is wrong with a CSV line, without the position that is printed before it.
-fn complaint(error: &csv::Error) -> String {
-    match error.kind() {
-        csv::ErrorKind::Utf8 { .. } => "the text is not UTF-8".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-fn jsonl_file(path: &Path) -> Result<Manifest, ManifestError> {
-    let io = |error: std::io::Error| ManifestError::Io {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
-    let bytes = std::fs::read(path).map_err(io)?;
-    let mut lines = Lines::new(path);
-    for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        let number = number as u64 + 1;
-        match serde_json::from_slice::<serde_json::Map<String, Value>>(line) {
-            Ok(fields) => lines.add(number, fields.into_iter()),
-            Err(error) => lines.problem(number, &format!("not a JSON object: {error}")),
-        }
-    }
-    lines.finish()
+    let media = Media::from(file);
+    Entry { media, sound: None, id, start: None, end: None, split, record: Arc::default() }
 }
 
 #[cfg(test)]
@@ -346,11 +273,14 @@ mod tests {
         for name in ["train/b.mp4", "train/deep/a.MKV", "c.gif", "notes.txt", "train/x.json"] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
-        let manifest = Manifest::read(dir.path(), None).unwrap();
+        let manifest = Manifest::read(dir.path(), &Reading::default()).unwrap();
         let ids: Vec<&str> = manifest.entries.iter().map(|entry| entry.id.as_str()).collect();
         assert_eq!((ids, manifest.ignored), (vec!["c.gif", "train/b.mp4", "train/deep/a.MKV"], 2));
-        assert_eq!(Manifest::read(dir.path(), Some("train")).unwrap().entries.len(), 2);
-        let error = Manifest::read(dir.path(), Some("test")).unwrap_err().to_string();
+        assert_eq!(
+            Manifest::read(dir.path(), &Reading::of_split("train")).unwrap().entries.len(),
+            2
+        );
+        let error = Manifest::read(dir.path(), &Reading::of_split("test")).unwrap_err().to_string();
         assert!(error.contains("splits are `train`"), "{error}");
     }
 
@@ -361,13 +291,13 @@ mod tests {
         let text =
             "path,start,end,split,label,caption\na.mp4,0.5,2,train,3,\"a, b\"\na.mp4,,,test,4,c\n";
         std::fs::write(&path, text).unwrap();
-        let entries = Manifest::read(&path, None).unwrap().entries;
-        assert_eq!(entries[0].file, dir.path().join("a.mp4"));
+        let entries = Manifest::read(&path, &Reading::default()).unwrap().entries;
+        assert_eq!(entries[0].media.file, dir.path().join("a.mp4"));
         assert_eq!((entries[0].start, entries[0].end), (Some(0.5), Some(2.0)));
-        assert_eq!(entries[0].texts["caption"], "a, b");
-        assert_eq!((entries[1].labels["label"], entries[1].start), (4, None));
+        assert_eq!(entries[0].record.get("caption").unwrap(), "a, b");
+        assert_eq!((entries[1].record.integer("label"), entries[1].start), (Some(4), None));
         assert_eq!(entries[1].id, "a.mp4#1");
-        assert_eq!(Manifest::read(&path, Some("test")).unwrap().entries.len(), 1);
+        assert_eq!(Manifest::read(&path, &Reading::of_split("test")).unwrap().entries.len(), 1);
     }
 
     #[test]
@@ -376,14 +306,15 @@ mod tests {
         let (csv, jsonl) = (dir.path().join("a.csv"), dir.path().join("b.jsonl"));
         std::fs::write(&csv, "path,start,end\na.mp4,2,1\nb.mp4\n,1,2\nc.mp4,x,\nd.mp4,,\n")
             .unwrap();
-        let error = Manifest::read(&csv, None).unwrap_err().to_string();
+        let error = Manifest::read(&csv, &Reading::default()).unwrap_err().to_string();
         for part in ["a.csv:2: `end`", "a.csv:3: 1 fields", "a.csv:4: `path`", "a.csv:5: `start`"] {
             assert!(error.contains(part), "{part} in {error}");
         }
         std::fs::write(&jsonl, "{\"path\":\"a.mp4\",\"label\":1}\n{oops}\n[]\n").unwrap();
-        let error = Manifest::read(&jsonl, None).unwrap_err().to_string();
+        let error = Manifest::read(&jsonl, &Reading::default()).unwrap_err().to_string();
         assert!(error.contains("b.jsonl:2:") && error.contains("b.jsonl:3:"), "{error}");
-        let gone = Manifest::read(&dir.path().join("gone"), None).unwrap_err().to_string();
+        let gone =
+            Manifest::read(&dir.path().join("gone"), &Reading::default()).unwrap_err().to_string();
         assert!(gone.contains("playhouse data shapes"), "{gone}");
     }
 }

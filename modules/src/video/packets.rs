@@ -1,15 +1,18 @@
 //! The packets of one video stream in file order, from memory or from the file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ffmpeg_next::ffi;
 
 use super::error::VideoError;
 use super::index::Index;
 use super::libav::{Input, Packet};
+use super::media::Media;
 
 /// An open file, and where in it the next packet comes from.
 pub(crate) struct Packets {
+    pub(crate) media: Media,
+    /// Its path, as messages show it.
     pub(crate) file: PathBuf,
     pub(crate) input: Input,
     pub(crate) stream: usize,
@@ -29,11 +32,12 @@ pub(crate) struct Packets {
 
 impl Packets {
     /// Opens a file and finds its video stream.
-    pub(crate) fn open(file: PathBuf, max_pixels: u64) -> Result<Self, VideoError> {
-        let (input, stream) = open_input(&file, max_pixels)?;
+    pub(crate) fn open(media: Media, max_pixels: u64) -> Result<Self, VideoError> {
+        let (input, stream) = open_input(&media, max_pixels)?;
+        let file = media.path();
         let (kept, last) = (Vec::new(), Packet::new());
         let (next, read, unread, failure) = (0, 0, false, None);
-        Ok(Self { file, input, stream, kept, next, read, last, unread, failure, max_pixels })
+        Ok(Self { media, file, input, stream, kept, next, read, last, unread, failure, max_pixels })
     }
 
     /// The stream's description.
@@ -61,7 +65,7 @@ impl Packets {
             return Ok(());
         }
         // Seeking failed or landed too late: read from the start, which is always exact.
-        let (input, stream) = open_input(&self.file, self.max_pixels)?;
+        let (input, stream) = open_input(&self.media, self.max_pixels)?;
         (self.input, self.stream) = (input, stream);
         (self.read, self.unread) = (0, false);
         Ok(())
@@ -127,9 +131,9 @@ impl Packets {
 }
 
 /// Opens the container and picks the stream that FFmpeg holds for the main one.
-fn open_input(file: &Path, max_pixels: u64) -> Result<(Input, usize), VideoError> {
-    let unreadable = |reason| VideoError::Unreadable { file: file.to_owned(), reason };
-    let mut input = Input::open(file).map_err(unreadable)?;
+fn open_input(media: &Media, max_pixels: u64) -> Result<(Input, usize), VideoError> {
+    let unreadable = |reason| VideoError::Unreadable { file: media.path(), reason };
+    let mut input = Input::open(media).map_err(unreadable)?;
     input.probe(max_pixels).map_err(unreadable)?;
     let kinds = input.streams().iter().map(|&stream| unsafe { (*(*stream).codecpar).codec_type });
     let kinds: Vec<ffi::AVMediaType> = kinds.collect();
@@ -147,7 +151,7 @@ fn open_input(file: &Path, max_pixels: u64) -> Result<(Input, usize), VideoError
         } else {
             "other streams"
         };
-        return Err(VideoError::NoVideo { file: file.to_owned(), found: found.to_owned() });
+        return Err(VideoError::NoVideo { file: media.path(), found: found.to_owned() });
     }
     for (number, &stream) in input.streams().iter().enumerate() {
         if number != best as usize {
