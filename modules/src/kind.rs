@@ -101,6 +101,11 @@ pub trait Kind: Serialize + DeserializeOwned + JsonSchema + Clone + Send + 'stat
         Self::published(config).into_iter().collect()
     }
 
+    /// Outputs that the published code does not have: a reference of such a name is of something else.
+    fn beside_published(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Whether weight decay applies: matrices, but not norms, biases, tokens and tables.
     fn decays(&self, path: &str, shape: &[usize]) -> bool {
         let extent = shape.iter().filter(|&&d| d > 1).count();

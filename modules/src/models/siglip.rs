@@ -175,7 +175,8 @@ impl Config {
             Preset::Giant => (at_16(Size::vit(40, 1536, 16, 6144)), Some(16)),
             Preset::Tiny => (Size::TINY, None),
         };
-        let mut tower = parts(preset, self.table_side.or(side), &self.size, (self.activation, self.eps));
+        let mut tower =
+            parts(preset, self.table_side.or(side), &self.size, (self.activation, self.eps));
         tower.blocks.drop_path = self.drop_path;
         let (input, tap_inputs) = (self.input, self.tap_inputs);
         let (tap_interval, mean_of_units) = (self.tap_interval, self.mean_of_units);

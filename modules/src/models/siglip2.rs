@@ -103,7 +103,8 @@ impl Config {
             Preset::So400m => (at_16(Size::vit(27, 1152, 16, 4304)), 16),
             Preset::Tiny => (Size::TINY, 4),
         };
-        let mut tower = parts(preset, self.table_side.or(Some(side)), &self.size, (self.activation, self.eps));
+        let mut tower =
+            parts(preset, self.table_side.or(Some(side)), &self.size, (self.activation, self.eps));
         tower.blocks.drop_path = self.drop_path;
         TowerConfig {
             patches: Patches::Matrix,
