@@ -60,6 +60,9 @@ impl Call {
     }
 }
 
+/// A port, and names of its array in references.
+pub type Names = (&'static str, &'static [&'static str]);
+
 /// A kind whose nodes hold a burn module. The implementing type is its options.
 pub trait Kind: Serialize + DeserializeOwned + JsonSchema + Clone + Send + 'static {
     /// The module: parameters and `forward`.
@@ -101,8 +104,9 @@ pub trait Kind: Serialize + DeserializeOwned + JsonSchema + Clone + Send + 'stat
         Self::published(config).into_iter().collect()
     }
 
-    /// Outputs that the published code does not have: a reference of such a name is of something else.
-    fn beside_published(&self) -> &'static [&'static str] {
+    /// Names of arrays in references of the published code, where they are not the usual ones; none for
+    /// what that code does not have.
+    fn reference_names(&self) -> &'static [Names] {
         &[]
     }
 

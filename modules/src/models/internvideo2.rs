@@ -389,6 +389,9 @@ impl Kind for Config {
         }
         let [height, width] = sides(config, "img_size")?;
         let frames = count(config, "num_frames")?;
+        if options["positions"] == "picture" {
+            options["table_frames"] = frames.into();
+        }
         Some(Published { options, dims: dims([("T", frames), ("H", height), ("W", width)]) })
     }
 

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind, Published};
+use crate::kind::{self, Call, Kind, Names, Published};
 use crate::layers::attention::AttentionConfig;
 use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::fixed_table::FixedTable;
@@ -325,9 +325,20 @@ impl Kind for Config {
         if let Some(classes) = count(config, "num_classes") {
             options["classes"] = classes.into();
         }
+        if let Some(taps) = count(config, "mae_return_layer") {
+            options["taps"] = taps.into();
+            options["tap_interval"] = config["mae_return_interval"].as_f64().unwrap_or(1.0).into();
+        }
         let frames = count(config, "all_frames")?;
         let dims = dims([("B", 1), ("T", frames), ("H", height), ("W", image_width)]);
         Some(Published { options, dims })
+    }
+
+    fn reference_names(&self) -> &'static [Names] {
+        &[
+            ("layers", &["out", "layers"]),
+            ("tokens", &["tokens", "last_hidden_state", "encoder_out"]),
+        ]
     }
 
     fn layers(&self) -> usize {

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind, Published};
+use crate::kind::{self, Call, Kind, Names, Published};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::norm::Norm;
 use crate::layers::patch_embed::PatchEmbed;
@@ -288,8 +288,10 @@ impl Kind for Config {
         Some(Published { options, dims: Dims::new() })
     }
 
-    fn beside_published(&self) -> &'static [&'static str] {
-        &["pooled"] // that of transformers is of the pooler, `models/attentive_pooler`
+    fn reference_names(&self) -> &'static [Names] {
+        // In transformers masks are the predictor's, what is pooled is the pooler's, and no norm comes after
+        // single blocks.
+        &[("visible", &["visible"]), ("pooled", &[]), ("layers", &[])]
     }
 
     fn layers(&self) -> usize {

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use super::vjepa2::{check_head, computed, hf_blocks, official_blocks};
 use crate::init::Init;
-use crate::kind::{self, Call, Kind, Published};
+use crate::kind::{self, Call, Kind, Names, Published};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::linear::Linear;
 use crate::layers::norm::Norm;
@@ -35,7 +35,7 @@ use crate::layers::size::{
     Size, SizeOptions, check_named, check_no_pool, check_share, check_some, side,
 };
 use crate::layout::Layout;
-use crate::published::{count, hidden, switch};
+use crate::published::{count, dims, hidden, switch};
 use crate::tensors::Tensors;
 
 /// The published size, and one for laptops.
@@ -256,8 +256,18 @@ impl Kind for Config {
             "qkv_bias": switch(config, "qkv_bias", true),
             "mask_token": if hf { 1 } else { count(of, "mask_token_used").unwrap_or(0) },
         });
-        let dims = Dims::from([("D".to_owned(), count(config, outer)?)]);
+        let mut dims = dims([("D", count(config, outer)?)]);
+        dims.extend(clip(config).unwrap_or_default());
         Some(Published { options, dims })
+    }
+
+    fn reference_names(&self) -> &'static [Names] {
+        &[
+            ("tokens", &["masked_hidden_state", "tokens"]),
+            ("visible", &["context_mask", "visible"]),
+            ("hidden", &["target_mask", "hidden"]),
+            ("predicted", &["predictor_out", "predicted"]),
+        ]
     }
 
     fn layers(&self) -> usize {
@@ -269,6 +279,13 @@ impl Kind for Config {
         let ends = 2 * all * size.width * side(dims, "D");
         side(dims, "B") as u64 * (size.flops(0, all) + ends as u64)
     }
+}
+
+/// The lattice of the clips that transformers names.
+fn clip(config: &Value) -> Option<Dims> {
+    let of = |field: &str| count(config, field);
+    let side = of("crop_size")? / of("patch_size")?;
+    Some(dims([("t", of("frames_per_clip")? / of("tubelet_size")?), ("h", side), ("w", side)]))
 }
 
 /// Kind `models/vjepa2_predictor`.
