@@ -2,19 +2,20 @@
 //!
 //! A folder of references holds `config.json`, `inputs.safetensors`, `expected.safetensors`, the
 //! weights, and on request `meta.json` with a tolerance. Arrays are named like ports, or as other
-//! codes name them ([`ALIASES`]), or as the caller says. Arrays `hidden.<i>` are the outputs of blocks
+//! codes name them ([`names`]), or as the caller says. Arrays `hidden.<i>` are the outputs of blocks
 //! and are compared with those that the `layers` port holds. `grad_input.<input>` and `grad_param.<key>` are gradients of the
 //! `loss` port, or of the sum of an output times `cotangent.<output>`; a single `cotangent` belongs
 //! to the output of its shape.
 
 mod array;
+mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Gradients, Tensor};
-use schemas::dims::Dims;
+use schemas::dims::{Dim, Dims};
 use schemas::entry::{Against, Compared, Conformance};
 use schemas::node::{At, NodeError, NodeSpec};
 use schemas::port::{Elements, Port, Ports};
@@ -29,22 +30,8 @@ use crate::rng::Key;
 use crate::tensors::{AnyTensor, Tensors};
 use crate::weights;
 
-use array::{Array, arrays, places, swapped};
-
-/// Names that other codes give to what travels through a port.
-const ALIASES: [(&str, &[&str]); 11] = [
-    ("video", &["pixel_values", "pixel_values_videos", "image"]),
-    ("ids", &["input_ids"]),
-    ("types", &["token_type_ids"]),
-    ("memory_mask", &["encoder_attention_mask", "image_attention_mask"]),
-    ("mask", &["attention_mask", "pixel_attention_mask"]),
-    ("hidden", &["bool_masked_pos"]),
-    ("visible", &["mask", "bool_masked_pos", "context_mask"]),
-    ("memory", &["encoder_hidden_states", "vision_embeds", "image_embeds"]),
-    ("tokens", &["last_hidden_state", "encoder_out", "out", "last"]),
-    ("pooled", &["pooler_output", "pooled_output"]),
-    ("layers", &["z"]),
-];
+use array::{Array, arrays, swapped};
+use names::Naming;
 
 /// Arrays of smaller numbers are compared as if this were their largest: what is 0 in theory is noise
 /// in f32.
@@ -67,63 +54,62 @@ pub fn compare(name: &str, got: &[f64], expected: &[f64], tolerance: f64) -> Com
     Compared { name: name.to_owned(), index, got: at(got), expected: at(expected), share }
 }
 
-/// Names under which a port may be in a reference: those that are said, else its own and those that
-/// other codes give it.
-fn names<'a>(port: &'a str, said: &'a [(String, String)]) -> Vec<&'a str> {
-    let own = said.iter().filter(|(name, _)| name == port).map(|(_, array)| array.as_str());
-    let own: Vec<&str> = own.collect();
-    if !own.is_empty() {
-        return own;
-    }
-    let others = ALIASES.iter().filter(|(name, _)| *name == port);
-    std::iter::once(port).chain(others.flat_map(|(_, names)| names.iter().copied())).collect()
-}
-
-/// What a port is given: the array of its name, with its dims in the order of the port.
-fn given(
-    port: &Port,
-    inputs: &BTreeMap<String, Array>,
-    said: &[(String, String)],
-) -> Option<(String, Array)> {
-    let name = names(&port.name, said).into_iter().find(|name| inputs.contains_key(*name))?;
-    let mut array = inputs[name].clone();
-    let rank = port.dims.split_whitespace().count();
-    let bools = !array.float && array.values.iter().all(|v| *v == 0.0 || *v == 1.0);
-    if port.elements == Elements::Int && bools && ["visible", "hidden"].contains(&&*port.name) {
-        array = places(&array, if port.name == "hidden" { 1.0 } else { 0.0 })?;
-    }
-    if port.name == "video" && array.shape.len() == 4 {
-        array.shape.insert(2, 1);
-    } else if port.name == "video" && array.shape.len() == 5 && array.shape[1] != 3 {
-        array = swapped(&array);
-    }
-    (array.shape.len() == rank).then(|| (name.to_owned(), array))
-}
-
 fn values(tensor: &AnyTensor) -> Vec<f64> {
     tensor.to_data().iter::<f64>().collect()
 }
 
-/// Options and dims: those that are given, else those that `config.json` says.
+/// Options and dims that `config.json` says; those that are given win, name by name.
 fn setting<K: Kind>(spec: &NodeSpec, folder: &Path) -> Result<(K, Dims), NodeError> {
     let path = folder.join("config.json");
     let config: Option<Value> = match std::fs::read_to_string(&path) {
         Ok(text) => Some(serde_json::from_str(&text).map_err(|e| fault(&path, e.to_string()))?),
         Err(_) => None,
     };
-    let published = config.as_ref().and_then(K::published);
-    let empty = spec.options.as_object().is_none_or(serde_json::Map::is_empty);
-    let mut dims = spec.dims.clone();
-    let options = match (published, config) {
-        (Some(published), _) if empty => {
-            dims.extend(published.dims);
+    // A kind that stands in a checkpoint several times is told apart by what is given.
+    let mut published = config.as_ref().map(K::all_published).unwrap_or_default();
+    let told = published.iter().position(|one| says(&one.options, &spec.options));
+    let published = (!published.is_empty()).then(|| published.swap_remove(told.unwrap_or(0)));
+    let bare = spec.options.as_object().is_none_or(serde_json::Map::is_empty);
+    let mut dims = Dims::new();
+    let mut options = match (published, config) {
+        (Some(published), _) => {
+            dims = published.dims;
             published.options
         }
-        (None, Some(config)) if empty => config,
-        _ => spec.options.clone(),
+        // A configuration that the kind does not know says nothing where options are given.
+        (None, Some(config)) if bare || serde_json::from_value::<K>(config.clone()).is_ok() => {
+            config
+        }
+        (None, _) => Value::Object(serde_json::Map::new()),
     };
+    dims.extend(spec.dims.clone());
+    if !bare {
+        lay_over(&mut options, &spec.options);
+    }
     let spec = NodeSpec { options, ..spec.clone() };
     Ok((read::<K>(&spec).map_err(|error| fault(&path, error.to_string()))?, dims))
+}
+
+/// Whether options hold all that others hold.
+fn says(options: &Value, others: &Value) -> bool {
+    match (options, others) {
+        (Value::Object(options), Value::Object(others)) => {
+            others.iter().all(|(name, value)| options.get(name).is_some_and(|one| says(one, value)))
+        }
+        (one, other) => one == other,
+    }
+}
+
+/// Options over others.
+fn lay_over(under: &mut Value, over: &Value) {
+    match (under, over) {
+        (Value::Object(under), Value::Object(over)) => {
+            for (name, value) in over {
+                lay_over(under.entry(name.as_str()).or_insert(Value::Null), value);
+            }
+        }
+        (under, over) => *under = over.clone(),
+    }
 }
 
 /// Names of the dims of a port, bound to the extents of an array.
@@ -135,9 +121,30 @@ fn bind(dims: &mut Dims, port: &Port, array: &Array) {
     }
 }
 
+/// Every side of the lattices of what is given must be known.
+fn check_sides(ports: &Ports, leaves: &[Leaf], dims: &Dims) -> Result<(), String> {
+    let given = |port: &&Port| leaves.iter().any(|(name, _, _)| *name == port.name);
+    for port in ports.inputs.iter().filter(given) {
+        for side in Dim::parse_all(port.lattice.as_deref().unwrap_or_default()).unwrap_or_default()
+        {
+            side.value(dims).map_err(|error| {
+                format!("the lattice of `{}`: {error}; say it with `--dim`", port.name)
+            })?;
+        }
+    }
+    Ok(())
+}
+
 fn file(folder: &Path, names: [&str; 2]) -> PathBuf {
     let found = names.iter().map(|name| folder.join(name)).find(|path| path.is_file());
     found.unwrap_or_else(|| folder.join(names[0]))
+}
+
+/// Arrays of the inputs; where all arrays are in one file, `input.` stands before them.
+fn inputs(folder: &Path) -> Result<BTreeMap<String, Array>, NodeError> {
+    let all = arrays(&file(folder, ["inputs.safetensors", "io.safetensors"]))?;
+    let bare = |name: String| name.strip_prefix("input.").map(str::to_owned).unwrap_or(name);
+    Ok(all.into_iter().map(|(name, array)| (bare(name), array)).collect())
 }
 
 /// Port, name of the array, and the tensor that was made of it.
@@ -161,7 +168,7 @@ impl Trial {
         let meta: Value = meta.and_then(|m| serde_json::from_str(&m).ok()).unwrap_or_default();
         Ok(Self {
             expected: arrays(&file(folder, ["expected.safetensors", "io.safetensors"]))?,
-            inputs: arrays(&file(folder, ["inputs.safetensors", "io.safetensors"]))?,
+            inputs: inputs(folder)?,
             tolerance: against.tolerance.unwrap_or_else(|| suggested(&meta)),
             compared: Vec::new(),
             done: BTreeSet::new(),
@@ -224,7 +231,7 @@ impl Trial {
             let input = ports.inputs.iter().any(|one| one.name == *port);
             let arrays = if input { &self.inputs } else { &self.expected };
             let blocks = port == "layers" && arrays.contains_key(&format!("{array}.0"));
-            if !arrays.contains_key(array) && !blocks {
+            if !self.expected.contains_key(array) && !arrays.contains_key(array) && !blocks {
                 let names = arrays.keys().filter(|name| !name.starts_with("grad_"));
                 let names = names.map(String::as_str).collect::<Vec<_>>().join(", ");
                 let which = if input { "an input" } else { "an expected output" };
@@ -268,7 +275,8 @@ impl Trial {
             let Some(gradient) = leaf.gradient(all) else { continue };
             let mut found =
                 Array { shape: gradient.shape(), values: values(&gradient), float: true };
-            if self.inputs[name].shape.len() == 5 && self.inputs[name].shape != found.shape {
+            let given = self.inputs.get(name).map(|array| &array.shape);
+            if given.is_some_and(|shape| shape.len() == 5 && *shape != found.shape) {
                 found = swapped(&found);
             }
             self.meet(&format!("grad_input.{name}"), &found.values);
@@ -312,8 +320,10 @@ pub fn run<K: Kind>(spec: &NodeSpec, against: &Against) -> Result<Conformance, N
     trial.check_names(&ports, against)?;
     let mut tensors = Tensors::new();
     let mut leaves = Vec::new();
+    let naming = Naming { said: &against.names, own: kind.reference_names() };
     for port in &ports.inputs {
-        let Some((name, array)) = given(port, &trial.inputs, &against.names) else { continue };
+        let found = naming.given(port, &trial.inputs, &trial.expected, &dims);
+        let Some((name, array)) = found else { continue };
         bind(&mut dims, port, &array);
         if port.name == "mask" && array.shape.len() == 2 {
             trial.mask = Some(array.clone());
@@ -324,6 +334,7 @@ pub fn run<K: Kind>(spec: &NodeSpec, against: &Against) -> Result<Conformance, N
         leaves.push((port.name.clone(), name, tensor.clone()));
         tensors.put(&port.name, tensor);
     }
+    check_sides(&ports, &leaves, &dims).map_err(|reason| fault(folder, reason))?;
     let wired: Vec<String> = leaves.iter().map(|(port, _, _)| port.clone()).collect();
     let ports = kind.ports(&wired);
     if let Some(problem) = kind.check(&dims).into_iter().next() {
@@ -343,8 +354,8 @@ pub fn run<K: Kind>(spec: &NodeSpec, against: &Against) -> Result<Conformance, N
     let outputs = kind.forward(&module, tensors, &call)?.into_map();
     for (port, output) in &outputs {
         let found = values(output);
-        let met = names(port, &against.names).into_iter().any(|name| trial.meet(name, &found));
-        if !met && port == "layers" {
+        let met = naming.of(port).into_iter().any(|name| trial.meet(name, &found));
+        if !met && port == "layers" && !naming.of(port).is_empty() {
             let said = against.names.iter().find(|(name, _)| name == port);
             trial.meet_blocks(&kind, said.map_or("hidden", |(_, array)| array), output);
         }

@@ -62,6 +62,9 @@ impl Call {
     }
 }
 
+/// A port, and names of its array in references.
+pub type Names = (&'static str, &'static [&'static str]);
+
 /// A kind whose nodes hold a burn module. The implementing type is its options.
 pub trait Kind: Serialize + DeserializeOwned + JsonSchema + Clone + Send + 'static {
     /// The module: parameters and `forward`.
@@ -101,6 +104,12 @@ pub trait Kind: Serialize + DeserializeOwned + JsonSchema + Clone + Send + 'stat
     /// The same for checkpoints that hold the kind several times.
     fn all_published(config: &Value) -> Vec<Published> {
         Self::published(config).into_iter().collect()
+    }
+
+    /// Names of arrays in references of the published code, where they are not the usual ones; none for
+    /// what that code does not have.
+    fn reference_names(&self) -> &'static [Names] {
+        &[]
     }
 
     /// Whether weight decay applies: matrices, but not norms, biases, tokens and tables.

@@ -37,6 +37,17 @@ pub(crate) fn part<'a>(
     }
 }
 
+/// A switch of a config, or what the published code takes when the field is left out.
+pub(crate) fn switch(config: &Value, field: &str, default: bool) -> bool {
+    config[field].as_bool().unwrap_or(default)
+}
+
+/// Whether queries and values of a VideoMAE have biases; later releases of transformers renamed the
+/// switch.
+pub(crate) fn videomae_biases(config: &Value) -> bool {
+    switch(config, "qv_bias", switch(config, "qkv_bias", true))
+}
+
 /// Whether a field has this text.
 pub(crate) fn says(config: &Value, field: &str, text: &str) -> bool {
     config[field].as_str() == Some(text)
@@ -97,7 +108,7 @@ pub(crate) fn alignment_heads(config: &Value) -> Option<Vec<Published>> {
     if !second && !says(config, "model", "pretrain_internvideo2") {
         return None;
     }
-    let picture = config["sep_image_video_pos_embed"].as_bool().unwrap_or(false);
+    let picture = switch(config, "sep_image_video_pos_embed", false);
     let of = |field: &str| count(config, field);
     let [height, image_width] = sides(config, "img_size")?;
     let (patch, tubelet) = (of("patch_size")?, of("tubelet_size")?);
@@ -111,6 +122,7 @@ pub(crate) fn alignment_heads(config: &Value) -> Option<Vec<Published>> {
             "head": head,
             "last": last,
             "interval": config[format!("{group}_student_return_interval")].as_f64()?,
+            "separable": switch(config, "sep_pos_embed", false),
             "picture_table": picture,
         });
         let taught = of(&format!("{group}_teacher_embed_dim"))?;
@@ -155,7 +167,8 @@ pub(crate) fn next_heads(config: &Value) -> Option<Vec<Published>> {
     Some(vec![tokens, pooled(of("clip_teacher_final_dim")?, false)?])
 }
 
-/// Sizes of InternVideo2 and its teacher, from the arguments of the official code.
+/// Sizes of InternVideo2 and its teacher, from the arguments of the official code. Its fused MLP computes
+/// the tanh approximation of GELU, its plain one GELU itself; the fused one must be asked for.
 pub(crate) fn internvideo2_sizes(config: &Value) -> Option<Value> {
     let width = count(config, "embed_dim")?;
     Some(json!({
@@ -170,6 +183,7 @@ pub(crate) fn internvideo2_sizes(config: &Value) -> Option<Value> {
             "pooled": count(config, "clip_embed_dim")?,
         },
         "layer_scale": config["init_values"].as_f64()?,
+        "activation": if config["use_fused_mlp"] == true { "gelu_tanh" } else { "gelu" },
     }))
 }
 

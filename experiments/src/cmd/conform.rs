@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use schemas::entry::{Against, Conformance, find};
 use schemas::node::NodeSpec;
 use serde_json::json;
@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// Folder with config.json, inputs, expected and weights as safetensors
     #[arg(long)]
     against: PathBuf,
-    /// Option of the kind, where config.json does not tell; may be given several times
+    /// Option of the kind, over those that config.json tells; may be given several times
     #[arg(long = "option", value_name = "NAME=VALUE")]
     options: Vec<String>,
     /// Dim of its inputs that no input shows, for example `T=8`; may be given several times
@@ -48,9 +48,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let entry = find(modules::REGISTRY, &args.kind);
     let entry = entry.with_context(|| format!("no kind is named `{}`", args.kind))?;
-    let options = options(&args.options)?;
-    let options = if args.options.is_empty() { options } else { resolved(entry, options)? };
-    let spec = NodeSpec::alone(&args.kind, options, dims(&args.dims)?);
+    let spec = NodeSpec::alone(&args.kind, options(&args.options)?, dims(&args.dims)?);
     let name = |text: &String| pair(text).map(|(port, array)| (port.to_owned(), array.to_owned()));
     let names: anyhow::Result<Vec<_>> = args.names.iter().map(name).collect();
     let (folder, tolerance) = (args.against.clone(), args.tolerance);
@@ -82,16 +80,6 @@ fn too_few(args: &Args, found: &Conformance) -> Option<String> {
         "more than half of the arrays were not compared; `--name` names them, `--any` accepts it"
             .to_owned()
     })
-}
-
-fn resolved(
-    entry: &schemas::entry::Entry,
-    options: serde_json::Value,
-) -> anyhow::Result<serde_json::Value> {
-    match (entry.resolve)(&options) {
-        Ok(options) => Ok(options),
-        Err(problem) => bail!("option `{}`: {}", problem.option, problem.message),
-    }
 }
 
 fn as_json(found: &Conformance) -> serde_json::Value {

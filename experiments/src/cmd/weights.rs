@@ -85,7 +85,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 Some(kind) => vec![named(kind, options, dims)?],
                 None => convert::recognise(modules::REGISTRY, &folder_of(path))?,
             };
-            import((path, part.as_deref()), folder, &wanted, &changes(rules)?)
+            let done = import((path, part.as_deref()), folder, &wanted, &changes(rules)?);
+            done.map_err(|error| match kind {
+                None if !wanted.is_empty() => anyhow::anyhow!("{error}{}", told(&wanted)),
+                _ => error,
+            })
         }
         What::Export { from, to, layout, merge, adapters } => match to.as_slice() {
             [_] if *merge || *adapters => bail!("adapters belong to a node of a run; name it"),
@@ -106,6 +110,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             _ => bail!("name a file to write"),
         },
     }
+}
+
+/// What to do when a checkpoint does not hold what the `config.json` beside it tells of.
+fn told(wanted: &[Wanted]) -> String {
+    let kinds: Vec<String> = wanted.iter().map(|one| format!("`{}`", one.kind)).collect();
+    format!(
+        "\nthe `config.json` beside it tells of {}; `--kind` names another kind, and adapters are taken \
+         by `lora: {{ from: FOLDER }}` of a node",
+        kinds.join(", ")
+    )
 }
 
 /// Where `config.json` lies.

@@ -33,7 +33,7 @@ use crate::layers::norm::{Norm, NormKind};
 use crate::layers::relative::{self, GatedBlock, PositionConv, present};
 use crate::layers::size::{check_classes, check_share, side};
 use crate::layout::Layout;
-use crate::published::{count, dims, only};
+use crate::published::{count, dims, only, switch};
 use crate::tensors::Tensors;
 
 /// Rows and filters of a patch.
@@ -87,6 +87,8 @@ pub struct Config {
     pub norm_first: bool,
     /// Amplification of the residual stream, `(2 depth)^(1/4)`; only with norms after the sums.
     pub deep_norm: bool,
+    /// Whether the patches have a bias.
+    pub patch_bias: bool,
     /// Dropout of attention maps and at the end of branches, when the node trains.
     pub dropout: f64,
     /// Classes of `logits`; no head when absent.
@@ -101,6 +103,7 @@ impl Default for Config {
             size: None,
             norm_first: false,
             deep_norm: true,
+            patch_bias: false,
             dropout: 0.0,
             classes: None,
         }
@@ -112,6 +115,8 @@ impl Default for Config {
 pub struct Beats {
     /// `[embedding, 1, 16, 16]`.
     pub patch_embedding: Param<Tensor<4>>,
+    /// `[embedding]`.
+    pub patch_bias: Option<Param<Tensor<1>>>,
     /// Of the patches.
     pub patch_norm: Norm,
     /// From the patches to the blocks, where their widths differ.
@@ -141,7 +146,11 @@ impl Beats {
         let kernel = self.patch_embedding.val();
         let width = kernel.dims()[0];
         let kernel = kernel.reshape([width, PATCH * PATCH]).transpose();
-        self.patch_norm.forward(x.matmul(kernel.unsqueeze()))
+        let x = x.matmul(kernel.unsqueeze());
+        self.patch_norm.forward(match &self.patch_bias {
+            Some(bias) => x + bias.val().unsqueeze(),
+            None => x,
+        })
     }
 
     /// Numbers `[1, heads, N, N]` for the distances of so many tokens.
@@ -304,6 +313,7 @@ impl Kind for Config {
         let project = || init.linear(embedding, width, true, 1.0);
         Beats {
             patch_embedding: init.uniform([embedding, 1, PATCH, PATCH], bound),
+            patch_bias: self.patch_bias.then(|| init.uniform([embedding], bound)),
             patch_norm: Norm::layer(embedding, 1e-5, init),
             project: (embedding != width).then(project),
             pos_conv: PositionConv::new([width, size.kernel, size.groups], init),
@@ -354,6 +364,7 @@ impl Kind for Config {
         let official = (1..self.size().depth.min(1 << 10)).fold(Layout::new("official"), again);
         vec![official.rules(&[
             ("^patch_embedding", "patch_embedding.weight"),
+            ("^patch_bias", "patch_embedding.bias"),
             ("^patch_norm", "layer_norm"),
             ("^project", "post_extract_proj"),
             ("^pos_conv", "encoder.pos_conv.0"),
@@ -373,8 +384,7 @@ impl Kind for Config {
     }
 
     fn published(config: &Value) -> Option<Published> {
-        let known = [("input_patch_size", json!(PATCH)), ("conv_bias", json!(false))];
-        if !only(config, &known) {
+        if !only(config, &[("input_patch_size", json!(PATCH))]) {
             return None;
         }
         let of = |field: &str| count(config, field);
@@ -393,6 +403,7 @@ impl Kind for Config {
             },
             "norm_first": config["layer_norm_first"].as_bool()?,
             "deep_norm": config["deep_norm"].as_bool()?,
+            "patch_bias": switch(config, "conv_bias", false),
         });
         if let Some(classes) = classes {
             options["classes"] = classes.into();

@@ -33,8 +33,10 @@ pub struct BlocksConfig {
     pub hidden: usize,
     /// Activation of the MLP.
     pub activation: Activation,
-    /// Whether the MLP is a gated unit without biases.
+    /// Whether the MLP is a gated unit.
     pub gated: bool,
+    /// Whether a gated unit has biases.
+    pub gate_biases: bool,
     /// Norms of the branches.
     pub norm: NormKind,
     /// Where they stand.
@@ -64,6 +66,7 @@ impl BlocksConfig {
             hidden,
             activation: Activation::Gelu,
             gated: false,
+            gate_biases: false,
             norm: NormKind::Layer(1e-6),
             norms: Norms::Before,
             layer_scale: 0.0,
@@ -74,6 +77,12 @@ impl BlocksConfig {
             memory: 0,
             two_mlps: false,
         }
+    }
+
+    /// The same, on request without biases of queries, keys and values.
+    pub fn qkv_bias(self, there: bool) -> Self {
+        let biases = if there { self.attention.biases } else { Biases::OUTPUT };
+        Self { attention: AttentionConfig { biases, ..self.attention }, ..self }
     }
 
     /// Blocks of VideoMAE: no bias of the keys.
@@ -197,8 +206,12 @@ impl Block {
             on.then(|| LayerScale::new(width, config.layer_scale, init))
         };
         let mlp = || {
-            let make = if config.gated { Mlp::gated } else { Mlp::new };
-            make([width, config.hidden, width], config.activation, shrink, init)
+            let (sizes, activation) = ([width, config.hidden, width], config.activation);
+            if config.gated {
+                Mlp::gated(sizes, config.gate_biases, activation, shrink, init)
+            } else {
+                Mlp::new(sizes, activation, shrink, init)
+            }
         };
         let later = number.checked_sub(config.cross_from);
         let every = config.cross_every;

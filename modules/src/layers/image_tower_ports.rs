@@ -6,7 +6,16 @@ use schemas::port::Ports;
 
 use super::image_tower::{Input, TowerConfig};
 use super::size::{SizeOptions, check_eps, check_share, check_taps, side};
+use crate::kind::Names;
 use crate::video::transform::Normalisation;
+
+/// What transformers calls the outputs of a tower: its pooled vector is ours before it becomes a unit
+/// vector.
+pub const REFERENCE_NAMES: &[Names] = &[
+    ("tokens", &["tokens", "last_hidden_state", "vision_last"]),
+    ("features", &["features", "pooled", "pooler_output", "vision_pooled"]),
+    ("pooled", &["image_embeds"]),
+];
 
 impl TowerConfig {
     /// Rows and columns of patches, as dims.

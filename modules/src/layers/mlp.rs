@@ -25,6 +25,8 @@ pub enum Activation {
     QuickGelu,
     /// `x sigmoid(x)`.
     Silu,
+    /// `max(x, 0)`.
+    Relu,
 }
 
 impl Activation {
@@ -35,6 +37,7 @@ impl Activation {
             Self::GeluTanh => gelu_ops::gelu(x, true),
             Self::QuickGelu => x.clone() * activation::sigmoid(x.mul_scalar(1.702)),
             Self::Silu => activation::silu(x),
+            Self::Relu => activation::relu(x),
         }
     }
 }
@@ -61,12 +64,18 @@ impl Mlp {
         Self { fc1, gate: None, fc2, activation }
     }
 
-    /// A gated unit without biases, from `[inputs, hidden, outputs]`.
-    pub fn gated(sizes: [usize; 3], activation: Activation, shrink: f64, init: &Init) -> Self {
+    /// A gated unit, with or without biases, from `[inputs, hidden, outputs]`.
+    pub fn gated(
+        sizes: [usize; 3],
+        biases: bool,
+        activation: Activation,
+        shrink: f64,
+        init: &Init,
+    ) -> Self {
         let [inputs, hidden, outputs] = sizes;
-        let fc1 = init.linear(inputs, hidden, false, 1.0);
-        let gate = Some(init.linear(inputs, hidden, false, 1.0));
-        Self { fc1, gate, fc2: init.linear(hidden, outputs, false, shrink), activation }
+        let fc1 = init.linear(inputs, hidden, biases, 1.0);
+        let gate = Some(init.linear(inputs, hidden, biases, 1.0));
+        Self { fc1, gate, fc2: init.linear(hidden, outputs, biases, shrink), activation }
     }
 
     /// As [`Mlp::new`], with a second matrix that starts at 0, so that the layer starts as 0.

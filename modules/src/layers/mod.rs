@@ -1,5 +1,6 @@
 //! Parts that several kinds share: one of each.
 
+pub mod alignment_head;
 pub mod attention;
 #[cfg(feature = "flex")]
 mod attention_flex;
@@ -46,6 +47,7 @@ pub mod relative;
 pub mod rope;
 mod rope_ops;
 pub mod rows;
+pub mod separate_tables;
 pub mod size;
 pub mod spans;
 pub mod splice;

@@ -25,10 +25,10 @@ use serde_json::Value;
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
+use crate::layers::alignment_head::{Head, HeadKind};
 use crate::layers::block;
-use crate::layers::linear::Linear;
-use crate::layers::mlp::{Activation, Mlp};
-use crate::layers::norm::{Norm, unit};
+use crate::layers::norm::unit;
+use crate::layers::separate_tables::SeparateTables;
 use crate::layers::size::side;
 use crate::layers::{positions, stretch, tokens};
 use crate::layout::Layout;
@@ -46,17 +46,6 @@ pub enum Of {
     Pooled,
 }
 
-/// How a head maps the student's channels to the teacher's, before its LayerNorm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum HeadKind {
-    /// One matrix.
-    #[default]
-    Linear,
-    /// Linear, exact GELU, linear; the hidden width is the student's.
-    Mlp,
-}
-
 /// Options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -72,6 +61,8 @@ pub struct Config {
     pub head: HeadKind,
     /// Whether a learned position table is added before the heads.
     pub positions: bool,
+    /// Whether that table is a sum of one over places and one over frames.
+    pub separable: bool,
     /// Whether pictures, which are clips of one frame, have a table of their own (stage 2).
     pub picture_table: bool,
     /// Class tokens of a student that has several: they take no part, but have rows in the table.
@@ -90,43 +81,12 @@ impl Default for Config {
             interval: 1.0,
             head: HeadKind::Linear,
             positions: true,
+            separable: false,
             picture_table: false,
             class_rows: 0,
             unit: true,
             group: "clip".to_owned(),
         }
-    }
-}
-
-/// Projection to the teacher's width, then LayerNorm.
-#[derive(Module, Debug)]
-pub struct Head {
-    /// `[D, E]`, with `head: linear`.
-    pub head: Option<Linear>,
-    /// With `head: mlp`.
-    pub mlp: Option<Mlp>,
-    /// Over the teacher's channels.
-    pub norm: Norm,
-}
-
-impl Head {
-    fn new(kind: HeadKind, inputs: usize, outputs: usize, init: &Init) -> Self {
-        let mlp = || Mlp::new([inputs, inputs, outputs], Activation::Gelu, 1.0, init);
-        Self {
-            head: (kind == HeadKind::Linear).then(|| init.linear(inputs, outputs, true, 1.0)),
-            mlp: (kind == HeadKind::Mlp).then(mlp),
-            norm: Norm::layer(outputs, 1e-5, init),
-        }
-    }
-
-    /// `[.., D]`; returns unit vectors `[.., E]`.
-    pub fn forward<const R: usize>(&self, x: Tensor<R>) -> Tensor<R> {
-        let x = match (&self.head, &self.mlp) {
-            (Some(linear), _) => linear.forward(x),
-            (None, Some(mlp)) => mlp.forward(x),
-            (None, None) => x,
-        };
-        unit(self.norm.forward(x).cast(FloatDType::F32))
     }
 }
 
@@ -137,6 +97,8 @@ pub struct FeatureAlignment {
     pub heads: Vec<Head>,
     /// `[1, N or 1 + N, D]`, sine-cosine start.
     pub pos_embed: Option<Param<Tensor<3>>>,
+    /// The same in parts, separable.
+    pub pos_embed_parts: Option<SeparateTables>,
     /// `[1, H W or 1 + H W, D]`, of pictures.
     pub img_pos_embed: Option<Param<Tensor<3>>>,
     /// Extra tokens in front of the student's and of the teacher's patches.
@@ -163,11 +125,13 @@ impl FeatureAlignment {
         let extra = self.spare + self.front[0].min(self.front[1]);
         let fits = |table: &&Param<Tensor<3>>| needed == table.lazy_shape()[1];
         let picture = self.img_pos_embed.as_ref().filter(fits);
-        let table = picture.or(self.pos_embed.as_ref()).map(|table| {
+        let table = picture.or(self.pos_embed.as_ref()).map(Param::val);
+        let table = table.or_else(|| self.pos_embed_parts.as_ref().map(SeparateTables::whole));
+        let table = table.map(|table| {
             // Pictures without a table of their own have the mean over time.
-            let table = match table.lazy_shape()[1] > needed {
-                true => stretch::still(table.val(), extra, needed - extra),
-                false => table.val(),
+            let table = match table.dims()[1] > needed {
+                true => stretch::still(table, extra, needed - extra),
+                false => table,
             };
             let [_, rows, width] = table.dims();
             let table = table.slice_dim(1, self.spare..rows);
@@ -297,9 +261,15 @@ impl Kind for Config {
                         `class_rows` when it has several class tokens";
             problems.push(OptionProblem::new("", message, hint));
         }
-        if self.positions && !side(dims, "D").is_multiple_of(16) {
-            let message = format!("{} student channels, not a multiple of 16", side(dims, "D"));
+        let (width, multiple) = (side(dims, "D"), if self.separable { 4 } else { 16 });
+        if self.positions && !width.is_multiple_of(multiple) {
+            let message = format!("{width} student channels, not a multiple of {multiple}");
             problems.push(OptionProblem::new("positions", message, "set it to false"));
+        }
+        if self.separable && (self.picture_table || !self.positions) {
+            let message = "a table in parts is in place of others".to_owned();
+            let hint = "leave out `picture_table`, and `positions: false`";
+            problems.push(OptionProblem::new("separable", message, hint));
         }
         problems
     }
@@ -312,6 +282,7 @@ impl Kind for Config {
             return FeatureAlignment {
                 heads,
                 pos_embed: None,
+                pos_embed_parts: None,
                 img_pos_embed: None,
                 front: [0; 2],
                 spare: 0,
@@ -332,7 +303,10 @@ impl Kind for Config {
         let pairs = self.pairs(dims);
         FeatureAlignment {
             heads: (0..pairs).map(|_| head()).collect(),
-            pos_embed: self.positions.then(|| table(lattice)),
+            pos_embed: (self.positions && !self.separable).then(|| table(lattice)),
+            pos_embed_parts: self
+                .separable
+                .then(|| SeparateTables::new(lattice, inputs, extra, init)),
             img_pos_embed: self.picture_table.then(|| table(picture)),
             front,
             spare: extra - shared,
@@ -377,6 +351,7 @@ impl Kind for Config {
             Of::Tokens => {
                 let heads = format!("{group}_decoder.");
                 let picture = format!("{group}_img_pos_embed");
+                let official = official.rule("^pos_embed_parts.", &format!("{table}_"));
                 let official = official.rule("^img_pos_embed", &picture);
                 vec![official.rule("^heads.", &heads).rule("^pos_embed", &table)]
             }

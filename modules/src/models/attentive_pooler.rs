@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use super::vjepa2::official_blocks;
 use crate::init::Init;
-use crate::kind::{self, Call, Kind, Published};
+use crate::kind::{self, Call, Kind, Names, Published};
 use crate::layers::attention::{Attention, AttentionConfig, Look};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::linear::Linear;
@@ -223,6 +223,10 @@ impl Kind for Config {
         }
         let dims = Dims::from([("D".to_owned(), count(config, "hidden_size")?)]);
         Some(Published { options, dims })
+    }
+
+    fn reference_names(&self) -> &'static [Names] {
+        &[("tokens", &["encoder_out", "tokens"]), ("logits", &["cls_logits", "logits"])]
     }
 
     fn layers(&self) -> usize {

@@ -23,9 +23,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind, Published};
+use crate::kind::{self, Call, Kind, Names, Published};
 use crate::layers::block::BlocksConfig;
 use crate::layers::image_tower::{ImageTower, Input, Patches, PostNorm, Readout, TowerConfig};
+use crate::layers::image_tower_ports::REFERENCE_NAMES;
 use crate::layers::learned_table::Stretch;
 use crate::layers::mlp::Activation;
 use crate::layers::norm::NormKind;
@@ -207,6 +208,10 @@ impl Kind for Config {
             "eps": vision["layer_norm_eps"].as_f64().unwrap_or(1e-5),
         });
         Some(Published { options, dims: Dims::new() })
+    }
+
+    fn reference_names(&self) -> &'static [Names] {
+        REFERENCE_NAMES
     }
 
     fn layers(&self) -> usize {

@@ -24,10 +24,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind, Published};
+use crate::kind::{self, Call, Kind, Names, Published};
 use crate::layers::attention::Biases;
 use crate::layers::block::BlocksConfig;
 use crate::layers::image_tower::{ImageTower, Input, Patches, PostNorm, Readout, TowerConfig};
+use crate::layers::image_tower_ports::REFERENCE_NAMES;
 use crate::layers::learned_table::Stretch;
 use crate::layers::norm::NormKind;
 use crate::layers::size::{Size, SizeOptions};
@@ -222,6 +223,10 @@ impl Kind for Config {
             "qkv_bias": vision["qkv_bias"].as_bool().unwrap_or(false),
         });
         Some(Published { options, dims: Dims::new() })
+    }
+
+    fn reference_names(&self) -> &'static [Names] {
+        REFERENCE_NAMES
     }
 
     fn layers(&self) -> usize {

@@ -33,6 +33,7 @@ use crate::layers::mlp::{Activation, Mlp};
 use crate::layers::norm::Norm;
 use crate::layers::patch_embed::PatchEmbed;
 use crate::layers::pool::AttentionPool;
+use crate::layers::separate_tables::SeparateTables;
 use crate::layers::size::{
     Size, SizeOptions, check_classes, check_named, check_share, check_taps, side,
 };
@@ -152,12 +153,8 @@ pub struct InternVideo2 {
     pub pos_embed: Option<Param<Tensor<3>>>,
     /// `[1, 1 + H W, D]`, of pictures.
     pub img_pos_embed: Option<Param<Tensor<3>>>,
-    /// `[1, H W, D]`, separable.
-    pub pos_embed_spatial: Option<Param<Tensor<3>>>,
-    /// `[1, T, D]`, separable.
-    pub pos_embed_temporal: Option<Param<Tensor<3>>>,
-    /// `[1, 1, D]`, separable.
-    pub pos_embed_cls: Option<Param<Tensor<3>>>,
+    /// Separable.
+    pub pos_embed_parts: Option<SeparateTables>,
     /// The stack.
     pub blocks: Vec<Block>,
     /// Attention pooling.
@@ -180,14 +177,7 @@ impl InternVideo2 {
         if let Some(table) = &self.pos_embed {
             return table.val();
         }
-        let part = |table: &Option<Param<Tensor<3>>>| {
-            table.as_ref().expect("a table is joint or in three parts").val()
-        };
-        let (space, time) = (part(&self.pos_embed_spatial), part(&self.pos_embed_temporal));
-        let ([_, places, width], frames) = (space.dims(), time.dims()[1]);
-        let sum = space.unsqueeze::<4>() + time.reshape([1, frames, 1, width]);
-        let sum = sum.reshape([1, frames * places, width]);
-        Tensor::cat(vec![part(&self.pos_embed_cls), sum], 1)
+        self.pos_embed_parts.as_ref().expect("a table is joint or in parts").whole()
     }
 
     /// Tokens of the first block `[B, S, D]`: class token, then visible patches, with positions.
@@ -221,6 +211,9 @@ impl InternVideo2 {
     }
 }
 
+/// One table over the lattice, another one of pictures, or parts.
+type Tables = (Option<Param<Tensor<3>>>, Option<Param<Tensor<3>>>, Option<SeparateTables>);
+
 impl Config {
     /// All numbers.
     pub fn size(&self) -> Size {
@@ -239,28 +232,20 @@ impl Config {
         self.taps.unwrap_or(self.size().depth.min(6))
     }
 
-    fn tables(&self, dims: &Dims, init: &Init) -> [Option<Param<Tensor<3>>>; 5] {
+    fn tables(&self, dims: &Dims, init: &Init) -> Tables {
         let size = self.size();
         let ([frames, rows, columns], width) = (size.cut(dims), size.width);
         let frames = self.table_frames.map_or(frames, |frames| frames / size.tubelet);
-        let places = rows * columns;
         let joint = |frames: usize| {
             let values = move || positions::joint([frames, rows, columns], width, 1);
-            Some(init.computed([1, 1 + frames * places, width], values))
+            Some(init.computed([1, 1 + frames * rows * columns, width], values))
         };
         match self.positions {
-            Positions::Joint => [joint(frames), None, None, None, None],
-            Positions::Picture => [joint(frames), joint(1), None, None, None],
+            Positions::Joint => (joint(frames), None, None),
+            Positions::Picture => (joint(frames), joint(1), None),
             Positions::Separable => {
-                let space = move || positions::plane(rows, columns, width);
-                let time = move || positions::line(frames, width);
-                [
-                    None,
-                    None,
-                    Some(init.computed([1, places, width], space)),
-                    Some(init.computed([1, frames, width], time)),
-                    Some(init.constant([1, 1, width], 0.0)),
-                ]
+                let parts = SeparateTables::new([frames, rows, columns], width, 1, init);
+                (None, None, Some(parts))
             }
         }
     }
@@ -332,7 +317,7 @@ impl Kind for Config {
             drop_path: self.drop_path,
             ..BlocksConfig::internvideo2(size.width, size.depth, size.heads, size.hidden)
         };
-        let [joint, picture, space, time, class] = self.tables(dims, init);
+        let (joint, picture, parts) = self.tables(dims, init);
         let extra = || ExtraMlp {
             norm: Norm::layer(size.pooled, 1e-5, init),
             mlp: Mlp::zero_end([size.pooled, 4 * size.pooled, size.pooled], Activation::Gelu, init),
@@ -342,9 +327,7 @@ impl Kind for Config {
             cls_token: init.normal([1, 1, size.width], 0.02),
             pos_embed: joint,
             img_pos_embed: picture,
-            pos_embed_spatial: space,
-            pos_embed_temporal: time,
-            pos_embed_cls: class,
+            pos_embed_parts: parts,
             blocks: block::blocks(&blocks, init),
             clip_projector: AttentionPool::new(size.width, size.pool_heads, size.pooled, init),
             extra_mlp: self.extra_mlp.then(extra),
@@ -376,7 +359,11 @@ impl Kind for Config {
 
     fn layouts(&self) -> Vec<Layout> {
         let official = Layout::new("official").fused().own_biases("cross_attn");
-        vec![official.rules(&[("extra_mlp.norm", "extra_mlp.0"), ("extra_mlp.mlp", "extra_mlp.1")])]
+        vec![official.rules(&[
+            ("^pos_embed_parts.", "pos_embed_"),
+            ("extra_mlp.norm", "extra_mlp.0"),
+            ("extra_mlp.mlp", "extra_mlp.1"),
+        ])]
     }
 
     fn published(config: &Value) -> Option<Published> {
@@ -402,6 +389,9 @@ impl Kind for Config {
         }
         let [height, width] = sides(config, "img_size")?;
         let frames = count(config, "num_frames")?;
+        if options["positions"] == "picture" {
+            options["table_frames"] = frames.into();
+        }
         Some(Published { options, dims: dims([("T", frames), ("H", height), ("W", width)]) })
     }
 

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind, Published};
+use crate::kind::{self, Call, Kind, Names, Published};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::image_tower::unfold;
 use crate::layers::linear::Linear;
@@ -34,7 +34,7 @@ use crate::layers::pool::AttentionPool;
 use crate::layers::positions;
 use crate::layers::size::{Size, SizeOptions, check_classes, check_share, check_taps, side};
 use crate::layout::Layout;
-use crate::published::{dims, internvideo2_sizes, says, sides};
+use crate::published::{count, dims, internvideo2_sizes, says, sides};
 use crate::tensors::Tensors;
 
 /// The published size, and one for laptops.
@@ -232,9 +232,21 @@ impl Kind for Config {
         if !says(config, "model", "internvl_clip") {
             return None;
         }
-        let options = internvideo2_sizes(config)?;
+        let mut options = internvideo2_sizes(config)?;
+        if let Some(taps) = count(config, "clip_return_layer") {
+            options["taps"] = taps.into();
+            options["tap_interval"] = config["clip_return_interval"].as_f64().unwrap_or(1.0).into();
+        }
         let [height, width] = sides(config, "img_size")?;
         Some(Published { options, dims: dims([("T", 1), ("H", height), ("W", width)]) })
+    }
+
+    fn reference_names(&self) -> &'static [Names] {
+        &[
+            ("layers", &["z", "layers"]),
+            ("pooled", &["x", "pooled"]),
+            ("attention", &["attn", "attention"]),
+        ]
     }
 
     fn layers(&self) -> usize {

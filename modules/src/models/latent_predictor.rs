@@ -34,7 +34,7 @@ use crate::layers::modern::Stack;
 use crate::layers::modern::size::SizeOptions;
 use crate::layers::norm::unit;
 use crate::layers::positions::{self, Lattice};
-use crate::layers::size::{check_named, check_some, check_share, side};
+use crate::layers::size::{check_named, check_share, check_some, side};
 use crate::layers::{stretch, tokens};
 use crate::layout::Layout;
 use crate::published::{count, says};

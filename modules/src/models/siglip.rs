@@ -25,9 +25,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind, Published};
+use crate::kind::{self, Call, Kind, Names, Published};
 use crate::layers::block::BlocksConfig;
 use crate::layers::image_tower::{ImageTower, Input, Patches, PostNorm, Readout, TowerConfig};
+use crate::layers::image_tower_ports::REFERENCE_NAMES;
 use crate::layers::learned_table::Stretch;
 use crate::layers::mlp::Activation;
 use crate::layers::norm::NormKind;
@@ -175,7 +176,8 @@ impl Config {
             Preset::Giant => (at_16(Size::vit(40, 1536, 16, 6144)), Some(16)),
             Preset::Tiny => (Size::TINY, None),
         };
-        let mut tower = parts(preset, self.table_side.or(side), &self.size, (self.activation, self.eps));
+        let mut tower =
+            parts(preset, self.table_side.or(side), &self.size, (self.activation, self.eps));
         tower.blocks.drop_path = self.drop_path;
         let (input, tap_inputs) = (self.input, self.tap_inputs);
         let (tap_interval, mean_of_units) = (self.tap_interval, self.mean_of_units);
@@ -229,6 +231,10 @@ impl Kind for Config {
             "eps": vision["layer_norm_eps"].as_f64().unwrap_or(1e-6),
         });
         Some(Published { options, dims: Dims::new() })
+    }
+
+    fn reference_names(&self) -> &'static [Names] {
+        REFERENCE_NAMES
     }
 
     fn layers(&self) -> usize {

@@ -30,8 +30,9 @@ use serde_json::{Value, json};
 
 use super::siglip::{layout, parts, published_size};
 use crate::init::Init;
-use crate::kind::{self, Call, Kind, Published};
+use crate::kind::{self, Call, Kind, Names, Published};
 use crate::layers::image_tower::{ImageTower, Input, Patches, TowerConfig};
+use crate::layers::image_tower_ports::REFERENCE_NAMES;
 use crate::layers::learned_table::Stretch;
 use crate::layers::mlp::Activation;
 use crate::layers::size::{Size, SizeOptions};
@@ -103,7 +104,8 @@ impl Config {
             Preset::So400m => (at_16(Size::vit(27, 1152, 16, 4304)), 16),
             Preset::Tiny => (Size::TINY, 4),
         };
-        let mut tower = parts(preset, self.table_side.or(Some(side)), &self.size, (self.activation, self.eps));
+        let mut tower =
+            parts(preset, self.table_side.or(Some(side)), &self.size, (self.activation, self.eps));
         tower.blocks.drop_path = self.drop_path;
         TowerConfig {
             patches: Patches::Matrix,
@@ -193,6 +195,10 @@ impl Kind for Config {
             "eps": vision["layer_norm_eps"].as_f64().unwrap_or(1e-6),
         });
         Some(Published { options, dims: Dims::new() })
+    }
+
+    fn reference_names(&self) -> &'static [Names] {
+        REFERENCE_NAMES
     }
 
     fn layers(&self) -> usize {

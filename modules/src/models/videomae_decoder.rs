@@ -30,10 +30,12 @@ use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::fixed_table::FixedTable;
 use crate::layers::linear::Linear;
 use crate::layers::norm::{Norm, NormKind};
-use crate::layers::size::{Size, SizeOptions, check_named, check_some, check_no_pool, check_share, side};
+use crate::layers::size::{
+    Size, SizeOptions, check_named, check_no_pool, check_share, check_some, side,
+};
 use crate::layers::tokens;
 use crate::layout::Layout;
-use crate::published::{count, dims, hidden, is_a, says, sides};
+use crate::published::{count, dims, hidden, is_a, says, sides, videomae_biases};
 use crate::tensors::Tensors;
 
 /// Decoders of the published pre-training runs, and one for laptops.
@@ -61,6 +63,8 @@ pub struct Config {
     pub size: SizeOptions,
     /// Drop path rate of the last block, when the node trains.
     pub drop_path: f64,
+    /// Whether queries and values have biases.
+    pub qkv_bias: bool,
     /// ε of the norms of the blocks; Hugging Face writes 1e-12.
     pub norm_eps: f64,
     /// ε of the norm before the head; Hugging Face has 1e-5.
@@ -73,6 +77,7 @@ impl Default for Config {
             preset: Preset::default(),
             size: SizeOptions::default(),
             drop_path: 0.0,
+            qkv_bias: true,
             norm_eps: 1e-6,
             head_norm_eps: 1e-6,
         }
@@ -173,7 +178,7 @@ impl Kind for Config {
         let Size { width, depth, heads, hidden, .. } = size;
         let init = &init.with_sigma(size.sigma);
         let lattice = ["t", "h", "w"].map(|symbol| side(dims, symbol));
-        let plain = BlocksConfig::videomae(width, depth, heads, hidden);
+        let plain = BlocksConfig::videomae(width, depth, heads, hidden).qkv_bias(self.qkv_bias);
         let norm = NormKind::Layer(self.norm_eps);
         let blocks = BlocksConfig { drop_path: self.drop_path, norm, ..plain };
         VideoMaeDecoder {
@@ -230,6 +235,7 @@ impl Kind for Config {
             "heads": of("num_attention_heads", "num_heads")?,
             "hidden": of("intermediate_size", "hidden").or_else(|| hidden(config, "mlp_ratio", width))?,
         }});
+        options["qkv_bias"] = videomae_biases(config).into();
         if hf {
             options["norm_eps"] = config["layer_norm_eps"].clone();
             options["head_norm_eps"] = 1e-5.into();

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind, Published};
+use crate::kind::{self, Call, Kind, Names, Published};
 use crate::layers::attention::AttentionConfig;
 use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::fixed_table::FixedTable;
@@ -38,7 +38,7 @@ use crate::layers::size::{
 };
 use crate::layers::tokens;
 use crate::layout::Layout;
-use crate::published::{count, dims, hidden, is_a, only, says, sides};
+use crate::published::{count, dims, hidden, is_a, only, says, sides, videomae_biases};
 use crate::tensors::Tensors;
 
 /// Published sizes, and one for laptops.
@@ -85,6 +85,8 @@ pub struct Config {
     /// Classes of `logits`; no head when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
+    /// Whether queries and values have biases.
+    pub qkv_bias: bool,
     /// ε of the norms; Hugging Face writes 1e-12.
     pub norm_eps: f64,
     /// ε of the norm before the head; Hugging Face has 1e-5.
@@ -104,6 +106,7 @@ impl Default for Config {
             across_heads: false,
             table_side: None,
             classes: None,
+            qkv_bias: true,
             norm_eps: 1e-6,
             head_norm_eps: 1e-6,
         }
@@ -158,7 +161,7 @@ impl Config {
 
     fn blocks(&self) -> BlocksConfig {
         let Size { width, depth, heads, hidden, .. } = self.size();
-        let plain = BlocksConfig::videomae(width, depth, heads, hidden);
+        let plain = BlocksConfig::videomae(width, depth, heads, hidden).qkv_bias(self.qkv_bias);
         let (cosine, across_heads) = (self.cosine_attention, self.across_heads);
         let attention = AttentionConfig { cosine, across_heads, ..plain.attention };
         let (layer_scale, drop_path) = (self.layer_scale, self.drop_path);
@@ -169,7 +172,7 @@ impl Config {
 
 impl Config {
     fn of_transformers(config: &Value) -> Option<Published> {
-        if !only(config, &[("hidden_act", json!("gelu")), ("qkv_bias", json!(true)), ("qv_bias", json!(true))]) {
+        if !only(config, &[("hidden_act", json!("gelu"))]) {
             return None;
         }
         let [height, width] = sides(config, "image_size")?;
@@ -182,6 +185,7 @@ impl Config {
                 "heads": count(config, "num_attention_heads")?,
                 "hidden": count(config, "intermediate_size")?,
             },
+            "qkv_bias": videomae_biases(config),
             "norm_eps": config["layer_norm_eps"].as_f64()?,
             "head_norm_eps": 1e-5,
         });
@@ -314,15 +318,27 @@ impl Kind for Config {
                 "heads": of("num_heads")?,
                 "hidden": hidden(config, "mlp_ratio", width)?,
             },
+            "qkv_bias": videomae_biases(config),
             "layer_scale": config["init_values"].as_f64().unwrap_or(0.0),
             "cosine_attention": config["cos_attn"].as_bool().unwrap_or(false),
         });
         if let Some(classes) = count(config, "num_classes") {
             options["classes"] = classes.into();
         }
+        if let Some(taps) = count(config, "mae_return_layer") {
+            options["taps"] = taps.into();
+            options["tap_interval"] = config["mae_return_interval"].as_f64().unwrap_or(1.0).into();
+        }
         let frames = count(config, "all_frames")?;
         let dims = dims([("B", 1), ("T", frames), ("H", height), ("W", image_width)]);
         Some(Published { options, dims })
+    }
+
+    fn reference_names(&self) -> &'static [Names] {
+        &[
+            ("layers", &["out", "layers"]),
+            ("tokens", &["tokens", "last_hidden_state", "encoder_out"]),
+        ]
     }
 
     fn layers(&self) -> usize {

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::init::Init;
-use crate::kind::{self, Call, Kind, Published};
+use crate::kind::{self, Call, Kind, Names, Published};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::norm::Norm;
 use crate::layers::patch_embed::PatchEmbed;
@@ -37,7 +37,7 @@ use crate::layers::size::{
 };
 use crate::layers::tokens;
 use crate::layout::Layout;
-use crate::published::{count, hidden, only};
+use crate::published::{count, hidden, only, switch};
 use crate::tensors::Tensors;
 
 /// Published sizes, and one for laptops.
@@ -73,12 +73,14 @@ pub struct Config {
     pub tap_interval: f64,
     /// Drop path rate of the last block, when the node trains.
     pub drop_path: f64,
+    /// Whether queries, keys and values have biases.
+    pub qkv_bias: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let (preset, size) = (Preset::default(), SizeOptions::default());
-        Self { preset, size, taps: None, tap_interval: 1.0, drop_path: 0.0 }
+        Self { preset, size, taps: None, tap_interval: 1.0, drop_path: 0.0, qkv_bias: true }
     }
 }
 
@@ -134,8 +136,8 @@ pub(crate) fn official_blocks(layout: Layout) -> Layout {
 /// Whether the switches of a configuration are those that encoder and predictor have.
 pub(crate) fn computed(config: &Value) -> bool {
     let eps = json!(1e-6);
-    let known = [("hidden_act", json!("gelu")), ("qkv_bias", json!(true))];
-    only(config, &known) && only(config, &[("layer_norm_eps", eps.clone()), ("ln_eps", eps)])
+    let known = [("hidden_act", json!("gelu")), ("layer_norm_eps", eps.clone()), ("ln_eps", eps)];
+    only(config, &known)
 }
 
 impl Config {
@@ -205,7 +207,7 @@ impl Kind for Config {
         let size = self.size();
         let init = &init.with_sigma(size.sigma);
         let Size { width, depth, heads, hidden, .. } = size;
-        let plain = BlocksConfig::vit(width, depth, heads, hidden);
+        let plain = BlocksConfig::vit(width, depth, heads, hidden).qkv_bias(self.qkv_bias);
         let blocks = BlocksConfig { drop_path: self.drop_path, ..plain };
         VJepa2 {
             patch_embed: PatchEmbed::new(width, size.tubelet, size.patch, init),
@@ -282,7 +284,14 @@ impl Kind for Config {
             "heads": heads?,
             "hidden": hidden(config, "mlp_ratio", width).unwrap_or(4 * width),
         });
-        Some(Published { options: json!({ "size": size }), dims: Dims::new() })
+        let options = json!({ "size": size, "qkv_bias": switch(config, "qkv_bias", true) });
+        Some(Published { options, dims: Dims::new() })
+    }
+
+    fn reference_names(&self) -> &'static [Names] {
+        // In transformers masks are the predictor's, what is pooled is the pooler's, and no norm comes after
+        // single blocks.
+        &[("visible", &["visible"]), ("pooled", &[]), ("layers", &[])]
     }
 
     fn layers(&self) -> usize {

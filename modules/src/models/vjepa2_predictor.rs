@@ -23,17 +23,19 @@ use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::vjepa2::{computed, check_head, hf_blocks, official_blocks};
+use super::vjepa2::{check_head, computed, hf_blocks, official_blocks};
 use crate::init::Init;
-use crate::kind::{self, Call, Kind, Published};
+use crate::kind::{self, Call, Kind, Names, Published};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
 use crate::layers::linear::Linear;
 use crate::layers::norm::Norm;
 use crate::layers::positions::Lattice;
 use crate::layers::rope::Rope;
-use crate::layers::size::{Size, SizeOptions, check_named, check_some, check_no_pool, check_share, side};
+use crate::layers::size::{
+    Size, SizeOptions, check_named, check_no_pool, check_share, check_some, side,
+};
 use crate::layout::Layout;
-use crate::published::{count, hidden};
+use crate::published::{count, dims, hidden, switch};
 use crate::tensors::Tensors;
 
 /// The published size, and one for laptops.
@@ -62,12 +64,14 @@ pub struct Config {
     pub mask_token: usize,
     /// Drop path rate of the last block, when the node trains.
     pub drop_path: f64,
+    /// Whether queries, keys and values have biases.
+    pub qkv_bias: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let (preset, size) = (Preset::default(), SizeOptions::default());
-        Self { preset, size, mask_tokens: None, mask_token: 0, drop_path: 0.0 }
+        Self { preset, size, mask_tokens: None, mask_token: 0, drop_path: 0.0, qkv_bias: true }
     }
 }
 
@@ -173,7 +177,7 @@ impl Kind for Config {
         let size = self.size();
         let (Size { width, depth, heads, hidden, .. }, outer) = (size, side(dims, "D"));
         let init = &init.with_sigma(size.sigma);
-        let plain = BlocksConfig::vit(width, depth, heads, hidden);
+        let plain = BlocksConfig::vit(width, depth, heads, hidden).qkv_bias(self.qkv_bias);
         let blocks = BlocksConfig { drop_path: self.drop_path, ..plain };
         let token = |_| init.constant([1, 1, 1, width], 0.0);
         VJepa2Predictor {
@@ -249,10 +253,21 @@ impl Kind for Config {
                 "hidden": hidden(of, if hf { "pred_mlp_ratio" } else { "mlp_ratio" }, width).unwrap_or(4 * width),
             },
             "mask_tokens": count(of, tokens)?,
+            "qkv_bias": switch(config, "qkv_bias", true),
             "mask_token": if hf { 1 } else { count(of, "mask_token_used").unwrap_or(0) },
         });
-        let dims = Dims::from([("D".to_owned(), count(config, outer)?)]);
+        let mut dims = dims([("D", count(config, outer)?)]);
+        dims.extend(clip(config).unwrap_or_default());
         Some(Published { options, dims })
+    }
+
+    fn reference_names(&self) -> &'static [Names] {
+        &[
+            ("tokens", &["masked_hidden_state", "tokens"]),
+            ("visible", &["context_mask", "visible"]),
+            ("hidden", &["target_mask", "hidden"]),
+            ("predicted", &["predictor_out", "predicted"]),
+        ]
     }
 
     fn layers(&self) -> usize {
@@ -264,6 +279,13 @@ impl Kind for Config {
         let ends = 2 * all * size.width * side(dims, "D");
         side(dims, "B") as u64 * (size.flops(0, all) + ends as u64)
     }
+}
+
+/// The lattice of the clips that transformers names.
+fn clip(config: &Value) -> Option<Dims> {
+    let of = |field: &str| count(config, field);
+    let side = of("crop_size")? / of("patch_size")?;
+    Some(dims([("t", of("frames_per_clip")? / of("tubelet_size")?), ("h", side), ("w", side)]))
 }
 
 /// Kind `models/vjepa2_predictor`.

@@ -28,9 +28,10 @@ use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
 use crate::layers::modern::Stack;
 use crate::layers::modern::network::{ModernBert, Parts};
-use crate::layers::modern::size::SizeOptions;
+use crate::layers::modern::size::{Biased, SizeOptions};
 use crate::layers::size::side;
 use crate::layout::Layout;
+use crate::published::{only, switch};
 use crate::tensors::Tensors;
 
 /// Published networks, and one for laptops.
@@ -68,6 +69,8 @@ pub struct Config {
     pub theta: [f64; 2],
     /// Added to the variance in norms.
     pub eps: f64,
+    /// Which parts have biases.
+    pub biases: Biased,
     /// Whether the norm after the last layer is there.
     pub norm: bool,
     /// Whether there is a head of words.
@@ -76,10 +79,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let Stack { global_every, near, theta, eps, .. } = Stack::new(1, 1, 1, 1);
+        let Stack { global_every, near, theta, eps, biases, .. } = Stack::new(1, 1, 1, 1);
         let (preset, size) = (Preset::default(), SizeOptions::default());
         let (first, count, norm, mlm) = (None, None, true, false);
-        Self { preset, size, first, count, global_every, near, theta, eps, norm, mlm }
+        Self { preset, size, first, count, global_every, near, theta, eps, biases, norm, mlm }
     }
 }
 
@@ -101,6 +104,7 @@ impl Config {
             near: self.near,
             theta: self.theta,
             eps: self.eps,
+            biases: self.biases,
             ..stack
         };
         (size.vocab.unwrap_or(vocab), stack, size.sigma.unwrap_or(sigma))
@@ -223,13 +227,12 @@ impl Kind for Config {
     }
 
     fn published(config: &Value) -> Option<Published> {
-        let biases = ["attention_bias", "mlp_bias", "norm_bias"];
-        if config["model_type"] != "modernbert" || biases.iter().any(|name| config[name] == true) {
+        if config["model_type"] != "modernbert" {
             return None;
         }
         let gelu = serde_json::json!("gelu");
         let acts = [("hidden_activation", gelu.clone()), ("classifier_activation", gelu)];
-        if !crate::published::only(config, &acts) {
+        if !only(config, &acts) {
             return None;
         }
         let count = |name: &str| config[name].as_u64();
@@ -253,6 +256,13 @@ impl Kind for Config {
                 theta("local_rope_theta", "sliding_attention")?,
             ],
             "eps": config["norm_eps"].as_f64()?,
+            "biases": {
+                "attention": switch(config, "attention_bias", false),
+                "mlp": switch(config, "mlp_bias", false),
+                "norm": switch(config, "norm_bias", false),
+                "head": switch(config, "classifier_bias", false),
+                "words": switch(config, "decoder_bias", true),
+            },
             "mlm": masked,
         });
         Some(Published { options, dims: Dims::new() })

@@ -59,6 +59,7 @@ impl Setting {
             "head": head,
             "last": self.fixture.count(&format!("{group}_return_layer")),
             "interval": self.fixture.number(&format!("{group}_student_return_interval")),
+            "separable": self.fixture.flag("sep_pos_embed"),
         });
         Network::load(&self.fixture, "model.safetensors", options, &self.sizes(teacher))
     }
@@ -189,6 +190,9 @@ fn check_whole(report: &mut Report, at: &Setting, student: &Student, video: &Ten
 }
 
 fn check_tables(report: &mut Report, at: &Setting) {
+    if at.fixture.flag("sep_pos_embed") {
+        return super::internvideo2::check_tables(report, &at.fixture, at.lattice);
+    }
     let width = at.fixture.count("embed_dim");
     for (name, extra) in [("pos_embed", 1), ("mae_pos_embed", 0)] {
         let values = positions::joint(at.lattice, width, extra);

@@ -61,7 +61,8 @@ pub fn check_inside(
     report.meet("pooled", &Array::of(pooled));
 }
 
-fn check_tables(report: &mut Report, fixture: &Fixture, lattice: [usize; 3]) {
+/// Compares the tables at the start.
+pub fn check_tables(report: &mut Report, fixture: &Fixture, lattice: [usize; 3]) {
     let width = fixture.count("embed_dim");
     let [frames, rows, columns] = lattice;
     let table = |values: Vec<f32>| Array {

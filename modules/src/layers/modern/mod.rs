@@ -18,6 +18,7 @@ use super::spans::Spans;
 use crate::init::Init;
 use crate::kind::Call;
 use crate::layout::Layout;
+use size::Biased;
 
 /// Numbers of a stack, or of a run of its layers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,6 +41,8 @@ pub struct Stack {
     pub theta: [f64; 2],
     /// Added to the variance in norms.
     pub eps: f64,
+    /// Which parts have biases.
+    pub biases: Biased,
     /// Drop path rate of the last layer.
     pub drop_path: f64,
 }
@@ -57,25 +60,28 @@ impl Stack {
             near: 64,
             theta: [160_000.0, 10_000.0],
             eps: 1e-5,
+            biases: Biased::PUBLISHED,
             drop_path: 0.0,
         }
     }
 
-    /// Norm of the layers, and of what follows them: LayerNorm without bias.
+    /// Norm of the layers, and of what follows them: LayerNorm.
     pub const fn norm(&self) -> NormKind {
-        NormKind::LayerWithoutBias(self.eps)
+        match self.biases.norm {
+            true => NormKind::Layer(self.eps),
+            false => NormKind::LayerWithoutBias(self.eps),
+        }
     }
 
     /// Draws the layers.
     pub fn blocks(&self, init: &Init) -> Vec<Block> {
-        let attention = AttentionConfig {
-            biases: Biases::NONE,
-            ..AttentionConfig::new(self.width, self.heads)
-        };
+        let biases = if self.biases.attention { Biases::ALL } else { Biases::NONE };
+        let attention = AttentionConfig { biases, ..AttentionConfig::new(self.width, self.heads) };
         let depth = self.first + self.count;
         let config = BlocksConfig {
             attention,
             gated: true,
+            gate_biases: self.biases.mlp,
             activation: Activation::Gelu,
             norm: self.norm(),
             drop_path: self.drop_path,
@@ -187,9 +193,14 @@ impl Stack {
             (".attn.q.weight", ".attn.Wqkv.weight[0/3]"),
             (".attn.k.weight", ".attn.Wqkv.weight[1/3]"),
             (".attn.v.weight", ".attn.Wqkv.weight[2/3]"),
+            (".attn.q.bias", ".attn.Wqkv.bias[0/3]"),
+            (".attn.k.bias", ".attn.Wqkv.bias[1/3]"),
+            (".attn.v.bias", ".attn.Wqkv.bias[2/3]"),
             (".attn.proj.", ".attn.Wo."),
             (".mlp.fc1.weight", ".mlp.Wi.weight[0/2]"),
             (".mlp.gate.weight", ".mlp.Wi.weight[1/2]"),
+            (".mlp.fc1.bias", ".mlp.Wi.bias[0/2]"),
+            (".mlp.gate.bias", ".mlp.Wi.bias[1/2]"),
             (".mlp.fc2.", ".mlp.Wo."),
             (".norm1.", ".attn_norm."),
             (".norm2.", ".mlp_norm."),

@@ -14,20 +14,20 @@ use crate::layers::norm::Norm;
 /// Scores of all words, with the table of the word embeddings as last matrix.
 #[derive(Module, Debug)]
 pub struct WordHead {
-    /// `[D, D]`, without bias.
+    /// `[D, D]`.
     pub dense: Linear,
     /// After the activation.
     pub norm: Norm,
     /// Of each word, `[V]`.
-    pub bias: Param<Tensor<1>>,
+    pub bias: Option<Param<Tensor<1>>>,
 }
 
 impl WordHead {
     fn new(stack: &Stack, vocab: usize, init: &Init) -> Self {
         Self {
-            dense: init.linear(stack.width, stack.width, false, 1.0),
+            dense: init.linear(stack.width, stack.width, stack.biases.head, 1.0),
             norm: Norm::new(stack.norm(), stack.width, init),
-            bias: init.constant([vocab], 0.0),
+            bias: stack.biases.words.then(|| init.constant([vocab], 0.0)),
         }
     }
 
@@ -128,7 +128,11 @@ impl ModernBert {
         let (words, head) = (self.words.as_ref()?, self.mlm.as_ref()?);
         let [batch, length, width] = x.dims();
         let x = head.features(x).reshape([batch * length, width]);
-        let scores = x.matmul(words.table.val().transpose()) + head.bias.val().unsqueeze::<2>();
+        let scores = x.matmul(words.table.val().transpose());
+        let scores = match &head.bias {
+            Some(bias) => scores + bias.val().unsqueeze::<2>(),
+            None => scores,
+        };
         let all = scores.dims()[1];
         Some(scores.reshape([batch, length, all]))
     }
