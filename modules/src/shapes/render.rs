@@ -158,7 +158,13 @@ pub fn boxes(mask: &[bool], width: usize) -> Vec<[usize; 4]> {
         let part = &mask[top * width..bottom * width];
         let hit = |column: usize| part.iter().skip(column).step_by(width).any(|inside| *inside);
         let columns: Vec<bool> = (0..width).map(hit).collect();
-        found.extend(runs(&columns).into_iter().map(|(left, right)| [left, top, right, bottom]));
+        for (left, right) in runs(&columns) {
+            // Where a shape lies on both sides of an edge, one side may have fewer rows.
+            let on = |row: &usize| mask[row * width + left..row * width + right].contains(&true);
+            let (first, last) = ((top..bottom).find(on), (top..bottom).rfind(on));
+            let (first, last) = (first.unwrap_or(top), last.unwrap_or(top));
+            found.push([left, first, right, last + 1]);
+        }
     }
     found
 }

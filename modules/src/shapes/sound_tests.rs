@@ -6,7 +6,7 @@ use crate::rng::Key;
 
 const WINDOW: usize = 256;
 
-/// Log power `[frames][bins]` of windows that follow each other.
+/// Log power `[frames][bins]` of every second window.
 fn spectrogram(sound: &[f32]) -> Vec<Vec<f64>> {
     let wave: Vec<(f64, f64)> =
         (0..WINDOW).map(|at| (TAU * at as f64 / WINDOW as f64).sin_cos()).collect();
@@ -25,7 +25,7 @@ fn spectrogram(sound: &[f32]) -> Vec<Vec<f64>> {
             samples.iter().enumerate().map(|(at, value)| f64::from(*value) * hann(at)).collect();
         (1..WINDOW / 2).map(|number| bin(&frame, number)).collect()
     };
-    sound.chunks_exact(WINDOW).map(frame).collect()
+    sound.chunks_exact(WINDOW).step_by(2).map(frame).collect()
 }
 
 /// Means over the loud frames of one to eight rows: pitch below 1.4 kHz, timbre above; and the
@@ -34,7 +34,7 @@ fn features(sound: &[f32]) -> [Vec<f64>; 3] {
     let frames = spectrogram(sound);
     let level = |frame: &Vec<f64>| frame[..24].iter().copied().fold(f64::MIN, f64::max);
     let top = frames.iter().map(level).fold(f64::MIN, f64::max);
-    let loud: Vec<&Vec<f64>> = frames.iter().filter(|frame| level(frame) > top - 3.0).collect();
+    let loud: Vec<&Vec<f64>> = frames.iter().filter(|frame| level(frame) > top - 6.0).collect();
     let mean =
         |row: usize| loud.iter().map(|frame| frame[row]).sum::<f64>() / loud.len().max(1) as f64;
     let high: Vec<f64> = (32..120).map(mean).collect();
