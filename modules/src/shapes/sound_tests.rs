@@ -1,10 +1,13 @@
 //! Tones through a plain Fourier transform: each factor is told by the nearest mean.
 
-use super::super::SAMPLE_RATE;
+use std::path::Path;
+
+use super::super::{Film, SAMPLE_RATE, encoder, write_film};
 use super::*;
 use crate::rng::Key;
 
 const WINDOW: usize = 256;
+const NAMES: [&str; 3] = ["pitch", "timbre", "beats"];
 
 /// Log power `[frames][bins]` of every second window.
 fn spectrogram(sound: &[f32]) -> Vec<Vec<f64>> {
@@ -67,24 +70,72 @@ fn nearest(known: &[(Vec<f64>, usize)], judged: &[(Vec<f64>, usize)]) -> f64 {
     right as f64 / judged.len() as f64
 }
 
-#[test]
-fn timbre_pitch_and_beats_are_each_told_by_the_nearest_mean() {
+/// A tone with all of it drawn.
+fn tone(number: u64) -> (Tone, Vec<f32>) {
+    let mut rng = Key::new(3, "tones").with_number(number).rng();
+    let (timbre, pitch) = (rng.below(TIMBRES.len()), rng.below(PITCHES.len()));
+    let tone = Tone { timbre, pitch, beats: 1 + rng.below(MOST_BEATS) };
+    (tone, tone.play(SAMPLE_RATE, SAMPLE_RATE, &mut rng))
+}
+
+/// Features and classes of tones: pitch, timbre, beats.
+fn columns(tones: impl Iterator<Item = (Tone, Vec<f32>)>) -> [Vec<(Vec<f64>, usize)>; 3] {
     let mut columns: [Vec<(Vec<f64>, usize)>; 3] = Default::default();
-    for number in 0..400 {
-        let mut rng = Key::new(3, "tones").with_number(number).rng();
-        let (timbre, pitch) = (rng.below(TIMBRES.len()), rng.below(PITCHES.len()));
-        let tone = Tone { timbre, pitch, beats: 1 + rng.below(MOST_BEATS) };
-        let sound = tone.play(SAMPLE_RATE, SAMPLE_RATE, &mut rng);
+    for (tone, sound) in tones {
         assert!(sound.iter().all(|sample| sample.abs() <= 1.0));
-        let classes = [pitch, timbre, tone.beats - 1];
-        for (column, (row, class)) in
-            columns.iter_mut().zip(features(&sound).into_iter().zip(classes))
-        {
-            column.push((row, class));
+        let classes = [tone.pitch, tone.timbre, tone.beats - 1];
+        let rows = features(&sound).into_iter().zip(classes);
+        columns.iter_mut().zip(rows).for_each(|(column, row)| column.push(row));
+    }
+    columns
+}
+
+/// The sound track of a film with this sound, as a reader finds it.
+fn through_aac(sound: &[f32], file: &Path) -> Vec<f32> {
+    let (size, frames) = (16, 16);
+    let rgb = vec![128; frames * size * size * 3];
+    let film = Film { rgb, height: size, width: size, fps: 16, sound: sound.to_vec() };
+    write_film(&film, encoder().unwrap().0, file).unwrap();
+    let mut input = ffmpeg_next::format::input(file).unwrap();
+    let stream = input.streams().best(ffmpeg_next::media::Type::Audio).unwrap();
+    let (index, parameters) = (stream.index(), stream.parameters());
+    let context = ffmpeg_next::codec::Context::from_parameters(parameters).unwrap();
+    let mut decoder = context.decoder().audio().unwrap();
+    let mut found: Vec<f32> = Vec::new();
+    let mut frame = ffmpeg_next::frame::Audio::empty();
+    for (stream, packet) in input.packets() {
+        if stream.index() == index {
+            decoder.send_packet(&packet).unwrap();
+            while decoder.receive_frame(&mut frame).is_ok() {
+                found.extend(frame.plane::<f32>(0));
+            }
         }
     }
-    for (name, column) in ["pitch", "timbre", "beats"].into_iter().zip(&columns) {
-        let share = nearest(&column[..200], &column[200..]);
+    found
+}
+
+#[test]
+fn timbre_pitch_and_beats_are_each_told_by_the_nearest_mean() {
+    let known = columns((0..200).map(tone));
+    let judged = columns((200..400).map(tone));
+    for (name, (known, judged)) in NAMES.into_iter().zip(known.iter().zip(&judged)) {
+        let share = nearest(known, judged);
+        assert!(share >= 0.95, "{name}: {share}");
+    }
+}
+
+#[test]
+fn what_is_heard_survives_the_sound_track() {
+    let dir = tempfile::tempdir().unwrap();
+    let known = columns((0..200).map(tone));
+    let judged = columns((400..500).map(|number| {
+        let (tone, sound) = tone(number);
+        let found = through_aac(&sound, &dir.path().join(format!("{number}.mp4")));
+        assert!(found.len() >= sound.len(), "{} samples", found.len());
+        (tone, found.into_iter().map(|sample| sample.clamp(-1.0, 1.0)).collect())
+    }));
+    for (name, (known, judged)) in NAMES.into_iter().zip(known.iter().zip(&judged)) {
+        let share = nearest(known, judged);
         assert!(share >= 0.95, "{name}: {share}");
     }
 }
