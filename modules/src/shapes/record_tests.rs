@@ -47,16 +47,20 @@ fn beats_are_even_and_independent_of_all_that_is_seen() {
     records.iter().for_each(|record| counts[beats(record) - 1] += 1);
     assert!(counts.iter().all(|count| (590..745).contains(count)), "{counts:?}");
     let place = |list: &[&str], name: &str| list.iter().position(|known| *known == name).unwrap();
-    let seen: [(&str, &dyn Fn(&Record) -> usize); 6] = [
-        ("appearance", &|record| record.appearance),
-        ("motion", &|record| record.motion.unwrap()),
-        ("texture", &|record| place(&TEXTURES, record.texture)),
-        ("background", &|record| place(&BACKGROUNDS, record.background)),
-        ("dots", &|record| record.dots),
-        ("both", &|record| record.appearance * 8 + record.motion.unwrap()),
-    ];
-    for (name, of) in seen {
-        let pairs: Vec<_> = records.iter().map(|record| (of(record), beats(record))).collect();
+    let seen = |record: &Record| {
+        let motion = record.motion.unwrap();
+        [
+            ("appearance", record.appearance),
+            ("motion", motion),
+            ("texture", place(&TEXTURES, record.texture)),
+            ("background", place(&BACKGROUNDS, record.background)),
+            ("dots", record.dots),
+            ("both", record.appearance * 8 + motion),
+        ]
+    };
+    for (at, (name, _)) in seen(&records[0]).into_iter().enumerate() {
+        let pairs: Vec<_> =
+            records.iter().map(|record| (seen(record)[at].1, beats(record))).collect();
         let (chi, freedom) = dependence(&pairs);
         // Mean and four deviations of the distribution.
         assert!(chi < freedom + 4.0 * (2.0 * freedom).sqrt(), "{name}: {chi} of {freedom}");
