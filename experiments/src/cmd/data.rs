@@ -21,6 +21,11 @@ enum What {
 }
 
 /// Moving shapes: labelled H.264 clips whose look and motion are independent
+///
+/// Pitch names the shape, timbre the motion; only the sound tells the beats. Manifests have labels
+/// (appearance, motion, beats), captions of what is seen, heard and said, questions with choices,
+/// boxes and masks. Words are in vocab.txt and tokenizer.json. docs/src/moving_shapes.md describes
+/// all files and fields.
 #[derive(clap::Args)]
 struct Shapes {
     /// Folder to write; a complete one with the same options is kept
@@ -31,7 +36,7 @@ struct Shapes {
     /// Clips to test on
     #[arg(long, default_value_t = Options::default().test)]
     test: usize,
-    /// Longer videos with several events
+    /// Longer videos with several events; half of them for testing
     #[arg(long, default_value_t = Options::default().untrimmed)]
     untrimmed: usize,
     /// Rows and columns in pixels; even

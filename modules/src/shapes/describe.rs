@@ -1,179 +1,109 @@
-//! What is said about a clip: captions with paraphrases, questions with answers.
+//! What is said about a clip, by what it tells.
 
 use serde::Serialize;
 
-use super::world::{Appearance, BACKGROUNDS, COLOURS, MOTIONS, SHAPES, TEXTURES};
+use super::phrases::{AUDIO, FUSED, FUSED_SILENT, Facts, SPEECH, VIDEO};
 use crate::rng::Rng;
 
-/// Captions of one clip.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Captions {
-    /// What is seen, several ways to say it; the first one is the plainest.
-    pub video: Vec<String>,
-    /// What is heard.
-    pub audio: String,
+/// Captions of one clip or event, several ways to say each; the first one is the plainest.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(super) struct Captions {
+    /// What is seen.
+    pub(super) video: Vec<String>,
+    /// What is heard; empty for a silent file.
+    pub(super) audio: Vec<String>,
     /// What a speaker would say; there is no voice in the sound track.
-    pub speech: String,
+    pub(super) speech: Vec<String>,
     /// All of it in one sentence.
-    pub fused: String,
-}
-
-/// One question about a clip.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Question {
-    /// `appearance`, `motion`, `count`, `order`, `before_after` or `state_change`.
-    pub about: &'static str,
-    /// The question.
-    pub question: String,
-    /// The answer in a few words.
-    pub answer: String,
-}
-
-/// Ways to say a motion: "it ...", and the -ing form.
-fn phrases(motion: usize) -> [&'static str; 3] {
-    match MOTIONS[motion] {
-        "move_left" => ["moves left", "moving to the left", "slides toward the left side"],
-        "move_right" => ["moves right", "moving to the right", "slides toward the right side"],
-        "move_up" => ["moves up", "moving upwards", "rises toward the top"],
-        "move_down" => ["moves down", "moving downwards", "sinks toward the bottom"],
-        "rotate_clockwise" => ["rotates clockwise", "turning clockwise", "spins like a clock hand"],
-        "rotate_counterclockwise" => {
-            ["rotates counterclockwise", "turning counterclockwise", "spins against the clock"]
-        }
-        "grow" => ["grows", "getting larger", "swells up again and again"],
-        "shrink" => ["shrinks", "getting smaller", "dwindles again and again"],
-        "pulse_then_jump" => {
-            ["pulses and then jumps", "pulsing before it jumps", "swells once, then hops"]
-        }
-        "jump_then_pulse" => {
-            ["jumps and then pulses", "jumping before it pulses", "hops once, then swells"]
-        }
-        "orbit_clockwise" => ["orbits clockwise", "circling clockwise", "runs a clockwise round"],
-        "orbit_counterclockwise" => [
-            "orbits counterclockwise",
-            "circling counterclockwise",
-            "runs a round against the clock",
-        ],
-        "bounce_lower" => {
-            ["bounces lower and lower", "bouncing ever lower", "loses height in hops"]
-        }
-        _ => ["bounces higher and higher", "bouncing ever higher", "gains height in hops"],
-    }
-}
-
-/// Hertz of a colour's tone.
-pub fn pitch(look: &Appearance) -> f64 {
-    220.0 * 2f64.powf(look.colour as f64 / 3.0)
-}
-
-/// The tone of a film: steady, with soft ends.
-pub fn sound(look: &Appearance, samples: usize, rate: usize) -> Vec<f32> {
-    let ramp = rate as f64 / 50.0;
-    let level = |at: usize| {
-        let edge = (at.min(samples - at) as f64 / ramp).min(1.0);
-        let turns = pitch(look) * at as f64 / rate as f64;
-        (0.4 * edge * (turns * std::f64::consts::TAU).sin()) as f32
-    };
-    (0..samples).map(level).collect()
+    pub(super) fused: Vec<String>,
 }
 
 /// Captions of a clip; the order of the paraphrases is drawn.
-pub fn captions(look: &Appearance, motion: usize, rng: &mut Rng) -> Captions {
-    let name = look.name();
-    let [plain, ing, other] = phrases(motion);
-    let (texture, background) = (TEXTURES[look.texture], BACKGROUNDS[look.background]);
-    let mut video = vec![
-        format!("a {texture} {name} {ing} over a {background} background"),
-        format!("the {name} {other}"),
-        format!("there is a {name} that {plain}"),
-        format!("on a {background} ground a {texture} {name} {plain}"),
-    ];
-    let order = rng.permutation(video.len());
-    video = order.into_iter().map(|at| video[at].clone()).collect();
-    video.insert(0, format!("a {name} {plain}"));
-    let audio = format!("a steady tone of {:.0} hertz", pitch(look));
-    Captions {
-        fused: format!("a {name} {plain} while {audio} sounds"),
-        speech: format!("look, the {name} {plain}"),
-        video,
-        audio,
-    }
-}
-
-/// Questions about a clip, those of its motion last.
-pub fn questions(look: &Appearance, motion: usize) -> Vec<Question> {
-    let ask = |about, question: &str, answer: &str| Question {
-        about,
-        question: question.to_owned(),
-        answer: answer.to_owned(),
+pub(super) fn captions(facts: &Facts<'_>, rng: &mut Rng) -> Captions {
+    let mut say = |templates: &[&str]| {
+        let mut order = vec![0];
+        order.extend(rng.permutation(templates.len() - 1).into_iter().map(|at| at + 1));
+        order.into_iter().map(|at| facts.say(templates[at])).collect::<Vec<_>>()
     };
-    let count = look.dots.len().to_string();
-    let mut list = vec![
-        ask("appearance", "what shape is moving?", SHAPES[look.shape]),
-        ask("appearance", "what colour is the shape?", COLOURS[look.colour].0),
-        ask("count", "how many small dots lie still in the corners?", &count),
-        ask("motion", "what does the shape do?", phrases(motion)[0]),
-    ];
-    match MOTIONS[motion] {
-        name @ ("grow" | "shrink") => {
-            let answer = if name == "grow" { "larger" } else { "smaller" };
-            list.push(ask("state_change", "does the shape get larger or smaller?", answer));
-        }
-        name @ ("pulse_then_jump" | "jump_then_pulse") => {
-            let first = name == "pulse_then_jump";
-            let (before, after) = if first { ("pulse", "jump") } else { ("jump", "pulse") };
-            list.push(ask("order", "what happens first, the jump or the pulse?", before));
-            list.push(ask("before_after", &format!("what happens after the {before}?"), after));
-        }
-        name @ ("bounce_lower" | "bounce_higher") => {
-            let answer = if name == "bounce_lower" { "lower" } else { "higher" };
-            list.push(ask("before_after", "is the next hop lower or higher?", answer));
-        }
-        _ => {}
+    let heard = facts.tone.is_some();
+    Captions {
+        video: say(&VIDEO),
+        audio: if heard { say(&AUDIO) } else { Vec::new() },
+        speech: say(&SPEECH),
+        fused: if heard { say(&FUSED) } else { say(&FUSED_SILENT) },
     }
-    list
 }
 
-/// Questions about the order of the events of an untrimmed video.
-pub fn order_questions(motions: &[usize]) -> Vec<Question> {
-    let mut list = vec![Question {
-        about: "count",
-        question: "how many events are there?".to_owned(),
-        answer: motions.len().to_string(),
-    }];
-    for pair in motions.windows(2) {
-        let unique = |motion: usize| motions.iter().filter(|&&other| other == motion).count() == 1;
-        if unique(pair[0]) {
-            list.push(Question {
-                about: "before_after",
-                question: format!("what does the shape do right after it {}?", phrases(pair[0])[0]),
-                answer: phrases(pair[1])[0].to_owned(),
-            });
+impl Captions {
+    /// The plainest ones of several events in one sentence each.
+    pub(super) fn one_after_another(events: &[Self]) -> Self {
+        let join = |of: fn(&Self) -> &Vec<String>| {
+            let plainest: Vec<&str> =
+                events.iter().filter_map(|event| of(event).first()).map(String::as_str).collect();
+            if plainest.is_empty() { Vec::new() } else { vec![plainest.join(", then ")] }
+        };
+        Self {
+            video: join(|event| &event.video),
+            audio: join(|event| &event.audio),
+            speech: join(|event| &event.speech),
+            fused: join(|event| &event.fused),
         }
     }
-    list
 }
 
-/// The plain phrase of a motion, such as `moves left`.
-pub fn phrase(motion: usize) -> &'static str {
-    phrases(motion)[0]
+/// The plainest text of a list, or nothing.
+pub(super) fn plainest(texts: &[String]) -> String {
+    texts.first().cloned().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::sound::Tone;
+    use super::super::world::{APPEARANCES, Appearance, MOTIONS};
     use super::*;
     use crate::rng::Key;
 
     #[test]
-    fn a_caption_names_look_and_motion_and_differs_between_the_two_of_a_pair() {
-        let look = Appearance::draw(7, &mut Key::new(1, "look").rng());
-        for motion in (0..MOTIONS.len()).step_by(2) {
-            let one = captions(&look, motion, &mut Key::new(2, "words").rng());
-            let other = captions(&look, motion + 1, &mut Key::new(2, "words").rng());
-            assert!(one.video[0].contains(&look.name()));
-            for (a, b) in one.video.iter().zip(&other.video) {
-                assert_ne!(a, b);
+    fn no_two_classes_share_a_caption_of_what_is_seen_or_said() {
+        let mut said = BTreeMap::new();
+        for label in 0..APPEARANCES {
+            let look = Appearance::draw(label, &mut Key::new(1, "look").rng());
+            for motion in 0..MOTIONS.len() {
+                let mut rng = Key::new(2, "words").rng();
+                let tone = Some(Tone::draw(&look, motion, &mut rng));
+                let captions = captions(&Facts { look: &look, motion, tone }, &mut rng);
+                assert!(captions.video[0].contains(&look.name()));
+                for text in [captions.video, captions.speech, captions.fused].concat() {
+                    assert!(!text.contains(['{', '}']) && !text.contains("  "), "{text}");
+                    let before = said.insert(text.clone(), (label, motion));
+                    assert!(before.is_none(), "{text}: {before:?}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn what_is_heard_names_timbre_pitch_and_beats() {
+        let look = Appearance::draw(5, &mut Key::new(1, "look").rng());
+        let say = |motion, beats| {
+            let tone = Some(Tone { timbre: motion, pitch: look.shape, beats });
+            let facts = Facts { look: &look, motion, tone };
+            captions(&facts, &mut Key::new(2, "words").rng())
+        };
+        assert_eq!(say(0, 2).audio[0], "a middle hum sounds twice");
+        assert_eq!(
+            say(3, 3).fused[0],
+            "a blue square moves down while a middle horn sounds three times and the speaker \
+             says: watch this, the azure box falls and falls"
+        );
+        for (one, other) in say(0, 1).audio.iter().zip(&say(0, 3).audio) {
+            assert_ne!(one, other);
+        }
+        let silent = Facts { look: &look, motion: 0, tone: None };
+        let silent = captions(&silent, &mut Key::new(2, "words").rng());
+        assert!(silent.audio.is_empty());
+        assert!(silent.fused.iter().all(|text| text.contains("says") && !text.contains("hum")));
     }
 }

@@ -7,18 +7,46 @@
 //! ```text
 //! OUT/shapes.json              options, encoder, size of every file
 //! OUT/manifest.csv             train and test, with a `split` column
+//! OUT/vocab.txt                every word of the world, for BERT
+//! OUT/tokenizer.json           the same tokens for language models
+//! OUT/tokenizer_config.json    special tokens and a chat template
 //! OUT/train/00000.mp4 …        H.264 and AAC
-//! OUT/train/manifest.csv       path, split, labels, factors, one caption
+//! OUT/train/manifest.csv       path, split, labels, factors, the plainest captions
 //! OUT/train/manifest.jsonl     the same and captions, questions, boxes, masks per frame
 //! OUT/test/…
-//! OUT/untrimmed/…              several events per video; one CSV row per event, with its seconds
+//! OUT/untrimmed/…              several events per video; half of the videos are for testing
+//! OUT/untrimmed/manifest.csv   one row per event, with its seconds
+//! OUT/untrimmed/grounding.csv  one row per event, of the whole video, with its frames
 //! ```
+//!
+//! | file         | what                                                           |
+//! |--------------|----------------------------------------------------------------|
+//! | `world`      | what can be seen: looks and motions                            |
+//! | `sound`      | what can be heard: pitch, timbre, beats                        |
+//! | `phrases`    | what can be said: tables and templates                         |
+//! | `describe`   | captions of a clip                                             |
+//! | `questions`  | questions with answers and choices                             |
+//! | `vocabulary` | tokenizers of the world's words                                |
+//! | `render`     | pictures, boxes and masks                                      |
+//! | `record`     | one clip and all that is known about it                        |
+//! | `untrimmed`  | one longer video                                               |
+//! | `manifest`   | records as CSV and JSON lines                                  |
+//! | `encode`     | a film as an MP4 file                                          |
+//! | `origin`     | whether a folder holds a whole data set                        |
 
-pub mod describe;
+mod describe;
 mod encode;
+mod manifest;
 mod origin;
+mod phrases;
+mod questions;
 mod record;
 pub mod render;
+pub mod sound;
+#[cfg(test)]
+mod tests;
+mod untrimmed;
+mod vocabulary;
 pub mod world;
 
 use std::io::Write;
@@ -31,6 +59,7 @@ use serde::{Deserialize, Serialize};
 pub use encode::{Film, SAMPLE_RATE, encoder, write as write_film};
 use origin::{FORMAT, Origin};
 use record::Record;
+pub use vocabulary::{SPECIAL, vocabulary, words};
 
 use crate::video::named::named;
 
@@ -195,7 +224,7 @@ pub fn clip(options: &Options, split: &str, number: usize) -> ShapeClip {
         frames: crate::video::Frames { data: film.rgb, count, height, width },
         appearance: record.appearance,
         motion: record.motion.unwrap_or_default(),
-        caption: record.caption,
+        caption: record.texts.caption,
     }
 }
 
@@ -289,21 +318,31 @@ fn fill(
             Ok(record)
         };
         let records: Vec<Record> = (0..count).into_par_iter().map(one).collect::<Result<_, _>>()?;
-        let csv = record::csv(&records);
-        let jsonl = record::jsonl(&records);
-        for (name, bytes) in [("manifest.csv", csv), ("manifest.jsonl", jsonl)] {
+        for (name, bytes) in listing(split, &records) {
             save(&dir.join(name), &bytes).map_err(|source| io(&dir.join(name), source))?;
         }
         if split != "untrimmed" {
             all.extend(records);
         }
     }
-    let name = part.join("manifest.csv");
-    save(&name, &record::csv_of_splits(&all)).map_err(|source| io(&name, source))?;
+    let beside = [("manifest.csv", manifest::csv_of_splits(&all))];
+    for (name, bytes) in beside.into_iter().chain(vocabulary::files()) {
+        save(&part.join(name), &bytes).map_err(|source| io(&part.join(name), source))?;
+    }
     origin.measure(part)?;
     let name = part.join("shapes.json");
     let text = serde_json::to_vec_pretty(origin).unwrap_or_default();
     save(&name, &text).map_err(|source| io(&name, source))
+}
+
+/// Names and bytes of the manifests of a folder.
+fn listing(folder: &str, records: &[Record]) -> Vec<(&'static str, Vec<u8>)> {
+    let jsonl = ("manifest.jsonl", manifest::jsonl(records));
+    if folder != "untrimmed" {
+        return vec![("manifest.csv", manifest::csv(records)), jsonl];
+    }
+    let grounding = ("grounding.csv", manifest::csv_of_grounding(records));
+    vec![("manifest.csv", manifest::csv_of_events(records)), grounding, jsonl]
 }
 
 /// Writes a file through to the disk.
@@ -311,89 +350,4 @@ fn save(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = std::fs::File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::video::{DecodeOptions, Video};
-
-    fn small() -> Options {
-        Options { train: 6, test: 2, untrimmed: 1, size: 32, frames: 8, ..Options::default() }
-    }
-
-    /// An encoder that reads memory before it writes there gives other files on other days.
-    #[cfg(target_env = "gnu")]
-    #[test]
-    fn files_do_not_depend_on_what_memory_held_before() {
-        let dir = tempfile::tempdir().unwrap();
-        let options = Options { train: 40, test: 0, untrimmed: 0, ..small() };
-        for (name, byte) in [("one", 85), ("other", 170)] {
-            // SAFETY: changes what this allocator fills its memory with.
-            unsafe { libc::mallopt(libc::M_PERTURB, byte) };
-            generate(&dir.path().join(name), &options, &|_, _| {}).unwrap();
-        }
-        for number in 0..40 {
-            let [one, other] = ["one", "other"].map(|name| {
-                std::fs::read(dir.path().join(format!("{name}/train/{number:05}.mp4"))).unwrap()
-            });
-            assert!(one == other, "film {number}");
-        }
-    }
-
-    #[test]
-    fn a_data_set_is_written_once_and_equal_seeds_give_equal_files() {
-        let dir = tempfile::tempdir().unwrap();
-        let (one, other) = (dir.path().join("one"), dir.path().join("other"));
-        let seen = AtomicUsize::new(0);
-        let count = |_: usize, _: usize| {
-            seen.fetch_add(1, Ordering::Relaxed);
-        };
-        let made = generate(&one, &small(), &count).unwrap();
-        assert_eq!((made.files, made.reused, seen.into_inner()), (9, false, 9));
-        assert!(generate(&one, &small(), &|_, _| {}).unwrap().reused);
-        generate(&other, &small(), &|_, _| {}).unwrap();
-        for name in ["train/00003.mp4", "train/manifest.jsonl", "manifest.csv"] {
-            assert_eq!(
-                std::fs::read(one.join(name)).unwrap(),
-                std::fs::read(other.join(name)).unwrap(),
-                "{name}"
-            );
-        }
-        let changed = Options { seed: 1, ..small() };
-        assert!(!generate(&other, &changed, &|_, _| {}).unwrap().reused);
-        assert_ne!(
-            std::fs::read(one.join("train/00003.mp4")).unwrap(),
-            std::fs::read(other.join("train/00003.mp4")).unwrap()
-        );
-        let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
-        assert_eq!(names.len(), 2, "{names:?}");
-    }
-
-    #[test]
-    fn a_folder_with_other_things_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("thesis.tex"), "x").unwrap();
-        let error = generate(dir.path(), &small(), &|_, _| {}).unwrap_err();
-        assert!(matches!(error, ShapesError::Occupied { .. }), "{error}");
-        let odd = Options { size: 33, ..small() };
-        assert!(generate(dir.path(), &odd, &|_, _| {}).unwrap_err().to_string().contains("even"));
-    }
-
-    #[test]
-    fn the_files_decode_to_what_was_drawn() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("clip.mp4");
-        let (_, film) = record::make(&Options::default(), "train", 0);
-        write_film(&film, encoder().unwrap().0, &file).unwrap();
-        let mut video = Video::open(&file, &DecodeOptions::default()).unwrap();
-        let info = video.info().clone();
-        assert_eq!((info.frames, info.height, info.width), (16, 64, 64));
-        assert!(info.has_audio && (info.fps - 16.0).abs() < 1e-9, "{info:?}");
-        let frames = video.frames(&(0..16).collect::<Vec<_>>()).unwrap();
-        let pairs = frames.data.iter().zip(&film.rgb);
-        let mean =
-            pairs.map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / film.rgb.len() as f64;
-        assert!(mean < 8.0, "mean difference {mean}");
-    }
 }

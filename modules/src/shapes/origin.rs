@@ -21,7 +21,7 @@ pub(super) struct Origin {
 }
 
 /// The layout that this version writes.
-pub(super) const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 4;
 
 /// The record of a data set.
 pub(super) fn read(out: &Path) -> Option<Origin> {
@@ -41,6 +41,12 @@ impl Origin {
         for (split, count) in [("train", train), ("test", test), ("untrimmed", untrimmed)] {
             files.extend((0..count).map(|number| format!("{split}/{number:05}.mp4")));
             files.extend(["csv", "jsonl"].map(|end| format!("{split}/manifest.{end}")));
+        }
+        // Of an older set these would be somebody else's.
+        if self.format >= 4 {
+            let files_of_4 =
+                ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "untrimmed/grounding.csv"];
+            files.extend(files_of_4.map(str::to_owned));
         }
         files
     }

@@ -149,7 +149,8 @@ fn surface(texture: usize, x: f64, y: f64, radius: f64) -> f32 {
     light * (1.0 - eye) + 0.1 * eye
 }
 
-/// Boxes `[left, top, right, bottom]` in pixels around a mask; a shape that wraps has one per part.
+/// Boxes `[left, top, right, bottom]` in pixels around a mask, right and bottom exclusive; a shape
+/// that wraps has one per part, up to four.
 pub fn boxes(mask: &[bool], width: usize) -> Vec<[usize; 4]> {
     let rows: Vec<bool> = mask.chunks(width).map(|row| row.contains(&true)).collect();
     let mut found = Vec::new();
@@ -157,7 +158,13 @@ pub fn boxes(mask: &[bool], width: usize) -> Vec<[usize; 4]> {
         let part = &mask[top * width..bottom * width];
         let hit = |column: usize| part.iter().skip(column).step_by(width).any(|inside| *inside);
         let columns: Vec<bool> = (0..width).map(hit).collect();
-        found.extend(runs(&columns).into_iter().map(|(left, right)| [left, top, right, bottom]));
+        for (left, right) in runs(&columns) {
+            // Where a shape lies on both sides of an edge, one side may have fewer rows.
+            let on = |row: &usize| mask[row * width + left..row * width + right].contains(&true);
+            let (first, last) = ((top..bottom).find(on), (top..bottom).rfind(on));
+            let (first, last) = (first.unwrap_or(top), last.unwrap_or(top));
+            found.push([left, first, right, last + 1]);
+        }
     }
     found
 }
@@ -195,6 +202,8 @@ pub fn run_lengths(mask: &[bool]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::rng::Key;
 
@@ -224,5 +233,54 @@ mod tests {
         let found = boxes(&split.mask, 64);
         assert_eq!(found.len(), 2);
         assert_eq!((found[0][0], found[1][2]), (0, 64));
+    }
+
+    /// Run lengths as a reader of the manifest takes them.
+    fn mask_of(runs: &[usize]) -> Vec<bool> {
+        let run = |(at, length): (usize, &usize)| std::iter::repeat_n(at % 2 == 1, *length);
+        runs.iter().enumerate().flat_map(run).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn boxes_hold_the_mask_and_each_side_of_a_box_touches_it(
+            label in 0..4usize,
+            (x, y, angle, scale) in (0.0..1.0, 0.0..1.0, 0.0..6.3, 0.6..1.6),
+        ) {
+            let look = Appearance::draw(label, &mut Key::new(3, "look").rng());
+            let painted = Painter::new(&look, 32, 32).paint(&State { x, y, angle, scale });
+            let mask = mask_of(&run_lengths(&painted.mask));
+            prop_assert_eq!(&mask, &painted.mask);
+            let found = boxes(&mask, 32);
+            let inside = |row: usize, column: usize| {
+                let holds = |[left, top, right, bottom]: &[usize; 4]| {
+                    (*left..*right).contains(&column) && (*top..*bottom).contains(&row)
+                };
+                found.iter().filter(|one| holds(one)).count()
+            };
+            for (at, set) in mask.iter().enumerate() {
+                let count = inside(at / 32, at % 32);
+                prop_assert!(count <= 1 && (!set || count == 1), "pixel {}: {}", at, count);
+            }
+            let on = |row: usize, column: usize| mask[row * 32 + column];
+            for [left, top, right, bottom] in found {
+                prop_assert!((left..right).any(|column| on(top, column)));
+                prop_assert!((left..right).any(|column| on(bottom - 1, column)));
+                prop_assert!((top..bottom).any(|row| on(row, left)));
+                prop_assert!((top..bottom).any(|row| on(row, right - 1)));
+            }
+        }
+
+        #[test]
+        fn a_mask_lies_where_the_shape_was_put(x in 0.3..0.7f64, y in 0.3..0.7f64, angle in 0.0..6.3) {
+            let look = Appearance::draw(0, &mut Key::new(4, "look").rng());
+            let painted = Painter::new(&look, 64, 64).paint(&State { x, y, angle, scale: 1.0 });
+            let found = boxes(&painted.mask, 64);
+            prop_assert_eq!(found.len(), 1);
+            let [left, top, right, bottom] = found[0].map(|edge| edge as f64 / 64.0);
+            prop_assert!(((left + right) / 2.0 - x).abs() < 0.02);
+            prop_assert!(((top + bottom) / 2.0 - y).abs() < 0.02);
+            prop_assert!(((right - left) / 2.0 - look.radius).abs() < 0.02);
+        }
     }
 }
