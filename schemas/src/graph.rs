@@ -2,7 +2,7 @@
 //!
 //! Only a sound graph goes further than [`Graph::check`]; it finds all problems at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
