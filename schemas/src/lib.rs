@@ -23,6 +23,7 @@ pub mod layout;
 pub mod lora;
 mod names;
 pub mod node;
+pub mod optimizer;
 mod order;
 mod paths;
 pub mod port;

@@ -83,7 +83,12 @@ fn every_laptop_experiment_runs_two_steps_of_each_stage() {
         let metrics = fs::read_to_string(data.path().join(out).join("metrics.csv")).unwrap();
         for (index, stage) in checked.graph.stages.iter().enumerate() {
             for loss in stage.losses.keys() {
-                let last = 2 * index + 1;
+                // A loss of one medium counts in its steps only.
+                let mut steps = (stage.first_step..stage.first_step + 2).rev();
+                let Some(last) = steps.find(|step| stage.weight(loss, *step).is_some()) else {
+                    continue;
+                };
+                assert_eq!(stage.first_step, 2 * index as u64);
                 let row = format!("{},{last},{},{},", stage.name, loss.node, loss.port);
                 let value = metrics.lines().find_map(|line| line.strip_prefix(&row));
                 let value: f64 =

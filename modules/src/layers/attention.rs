@@ -6,7 +6,7 @@ use burn::tensor::{FloatDType, Tensor, activation};
 pub use super::attention_mask::AttentionMask;
 use super::attention_ops;
 pub use super::cache::Cache;
-use super::dropout_ops::dropout;
+use super::dropout_ops::Draws;
 use super::linear::Linear;
 use super::norm::{Norm, unit};
 use super::rope::Rope;
@@ -16,7 +16,7 @@ use crate::rng::Key;
 /// Attention of `[B, heads, N, d]` with scale `1 / sqrt(d)`. Keys and values may have fewer heads,
 /// each of which serves as many heads of the queries.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &AttentionMask) -> Tensor<4> {
-    attention_ops::attend(q, k, v, mask.bias.clone(), mask.spans.clone())
+    attention_ops::attend(q, k, v, mask.bias.clone(), mask.spans.clone(), None)
 }
 
 /// Attention maps `[B, heads, queries, keys]` of what [`attention`] takes.
@@ -197,14 +197,8 @@ impl Attention {
             if self.across_heads { [q, k, v].map(|t| t.swap_dims(1, 2)) } else { [q, k, v] };
         let [q, k, v] = parts;
         let mask = look.mask.unwrap_or(&all);
-        let out = match look.key.filter(|_| self.dropout > 0.0) {
-            None => attention(q, k, v, mask),
-            Some(key) => {
-                let heads = q.dims()[1];
-                let map = attention_map(q, k, mask);
-                dropout(map, self.dropout, Some(&key.with("map"))).matmul(for_heads(v, heads))
-            }
-        };
+        let drop = Draws::of(self.dropout, look.key.map(|key| key.with("map")).as_ref());
+        let out = attention_ops::attend(q, k, v, mask.bias.clone(), mask.spans.clone(), drop);
         let width = out.shape().num_elements() / (batch * tokens).max(1);
         let out = out.swap_dims(1, 2).reshape([batch, tokens, width]);
         self.project(out, look.key)

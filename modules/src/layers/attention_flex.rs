@@ -14,6 +14,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::attention_ops::AttentionOps;
+use super::dropout_ops::Draws;
 use super::flex::tensor;
 use super::lanes::{exp, greatest, sum, wide};
 use super::matrices::{Heads, Matrix};
@@ -63,14 +64,14 @@ fn scale_of(width: usize) -> f32 {
 fn in_f32<B: AttentionOps>(
     parts: [FloatTensor<B>; 3],
     bias: Option<FloatTensor<B>>,
-    spans: Option<Spans>,
+    (spans, drop): (Option<Spans>, Option<Draws>),
 ) -> FloatTensor<B> {
     let dtype = parts[0].dtype();
     let wide = |part| B::float_cast(part, FloatDType::F32);
     let [q, k, v] = parts.map(wide);
     let out = match bias.map(wide) {
-        Some(bias) => B::attend_biased(q, k, v, bias, spans),
-        None => B::attend(q, k, v, spans),
+        Some(bias) => B::attend_biased(q, k, v, bias, spans, drop),
+        None => B::attend(q, k, v, spans, drop),
     };
     B::float_cast(out, dtype.into())
 }
@@ -83,6 +84,8 @@ struct Given {
     v: FlexTensor,
     bias: Option<FlexTensor>,
     spans: Option<Spans>,
+    /// Entries of the map that are dropped.
+    drop: Option<Draws>,
 }
 
 /// Places of the tensors of a [`Given`], and its extents.
@@ -92,6 +95,7 @@ struct Parts {
     v: Heads,
     bias: Option<Heads>,
     spans: Option<Spans>,
+    drop: Option<Draws>,
     /// Queries, keys, channels of a head.
     dims: [usize; 3],
     /// Heads of the queries.
@@ -119,6 +123,7 @@ impl Parts {
             v: Heads::of(&given.v),
             bias: given.bias.as_ref().map(Heads::of),
             spans: given.spans.clone(),
+            drop: given.drop.clone(),
             dims: [queries, keys, width],
             heads,
             group: heads / kv_heads,
@@ -165,6 +170,39 @@ impl Parts {
     }
 }
 
+impl Parts {
+    /// The softmaxes of a tile less what is dropped, which also loses its gradient.
+    fn dropped(
+        &self,
+        tile: Tile,
+        (p, d): (&[f32], &mut [f32]),
+        kept: &mut [f32],
+    ) -> Option<Matrix> {
+        let drop = self.drop.as_ref()?;
+        let width = tile.keys[1] - tile.keys[0];
+        let kept = &mut kept[..p.len()];
+        self.factors(drop, tile, kept);
+        for ((p, d), kept) in p.iter().zip(d).zip(kept.iter_mut()) {
+            *d *= *kept;
+            *kept *= p;
+        }
+        Some(Matrix::of(kept, p.len() / width, width))
+    }
+
+    /// Factors of the entries of a tile, `[rows, keys of the tile]`.
+    fn factors(&self, drop: &Draws, tile: Tile, into: &mut [f32]) {
+        let [queries, keys, _] = self.dims;
+        let [first, end] = tile.keys;
+        let place = (tile.task * queries + tile.start) * keys;
+        if end - first == keys {
+            return drop.factors(place, into);
+        }
+        for (row, into) in into.chunks_exact_mut(end - first).enumerate() {
+            drop.factors(place + row * keys + first, into);
+        }
+    }
+}
+
 fn forward(given: &Given) -> FlexTensor {
     let [batch, heads, queries, _] = given.q.shape().dims();
     let out = by_token([batch, heads, queries, given.v.shape()[3]]);
@@ -174,12 +212,17 @@ fn forward(given: &Given) -> FlexTensor {
         return out;
     }
     let to = &Heads::of(&out);
-    let scratch = || vec![0.0; queries.min(TILE) * keys];
-    (0..batch * heads).into_par_iter().for_each_init(scratch, |buffer, task| {
+    let scratch = || [(); 2].map(|()| vec![0.0; queries.min(TILE) * keys]);
+    (0..batch * heads).into_par_iter().for_each_init(scratch, |[buffer, factors], task| {
         for tile in parts.tiles(task) {
             parts.softmaxes(tile, buffer);
             let [first, end] = tile.keys;
             let to = to.at(task).tile(tile.start, TILE);
+            if let Some(drop) = &parts.drop {
+                let len = to.rows * (end - first);
+                parts.factors(drop, tile, &mut factors[..len]);
+                buffer.iter_mut().zip(&factors[..len]).for_each(|(p, f)| *p *= f);
+            }
             let v = parts.v.at(parts.shared(task)).tile(first, end - first);
             let p = Matrix::of(buffer, to.rows, end - first);
             // SAFETY: as above; no other task writes to this head of the output, of which there is
@@ -207,9 +250,9 @@ fn backward(given: &Given, d_out: &FlexTensor) -> ([FlexTensor; 3], Option<FlexT
     let to_bias = d_bias.as_ref().map(Heads::of);
     let all = &(Heads::of(d_out), d_q, d_k, d_v, to_bias);
     let rows = queries.min(TILE);
-    let scratch = || (vec![0.0; rows * keys], vec![0.0; rows * keys]);
+    let scratch = || [(); 3].map(|()| vec![0.0; rows * keys]);
     // A task owns a head of the keys and the heads of the queries that share it.
-    (0..batch * kv_heads).into_par_iter().for_each_init(scratch, |(p, d), shared| {
+    (0..batch * kv_heads).into_par_iter().for_each_init(scratch, |[p, d, kept], shared| {
         let (d_out, d_q, d_k, d_v, d_bias) = all;
         for tile in (shared * group..(shared + 1) * group).flat_map(|task| parts.tiles(task)) {
             let Tile { task, start, keys: [first, end] } = tile;
@@ -222,11 +265,12 @@ fn backward(given: &Given, d_out: &FlexTensor) -> ([FlexTensor; 3], Option<FlexT
             // SAFETY: as in the forward pass.
             unsafe { to_d.product(false, 1.0, d_out, v.transposed()) };
             let len = q.rows * width;
+            let to_kept = parts.dropped(tile, (&p[..len], &mut d[..len]), kept).unwrap_or(to_p);
             softmax_backward(&p[..len], &mut d[..len], width);
             let scale = scale_of(parts.dims[2]);
             // SAFETY: as in the forward pass; the gradients begin as zeros.
             unsafe {
-                d_v.product(true, 1.0, to_p.transposed(), d_out);
+                d_v.product(true, 1.0, to_kept.transposed(), d_out);
                 d_q.product(false, scale, to_d, k);
                 d_k.product(true, scale, to_d.transposed(), q);
             }
@@ -244,11 +288,17 @@ fn backward(given: &Given, d_out: &FlexTensor) -> ([FlexTensor; 3], Option<FlexT
 }
 
 impl AttentionOps for Flex {
-    fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor, spans: Option<Spans>) -> FlexTensor {
+    fn attend(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        spans: Option<Spans>,
+        drop: Option<Draws>,
+    ) -> FlexTensor {
         if q.dtype() != DType::F32 {
-            return in_f32::<Self>([q, k, v], None, spans);
+            return in_f32::<Self>([q, k, v], None, (spans, drop));
         }
-        forward(&Given { q, k, v, bias: None, spans })
+        forward(&Given { q, k, v, bias: None, spans, drop })
     }
 
     fn attend_biased(
@@ -257,11 +307,12 @@ impl AttentionOps for Flex {
         v: FlexTensor,
         bias: FlexTensor,
         spans: Option<Spans>,
+        drop: Option<Draws>,
     ) -> FlexTensor {
         if q.dtype() != DType::F32 {
-            return in_f32::<Self>([q, k, v], Some(bias), spans);
+            return in_f32::<Self>([q, k, v], Some(bias), (spans, drop));
         }
-        forward(&Given { q, k, v, bias: Some(bias), spans })
+        forward(&Given { q, k, v, bias: Some(bias), spans, drop })
     }
 }
 
@@ -293,13 +344,14 @@ impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         spans: Option<Spans>,
+        drop: Option<Draws>,
     ) -> FloatTensor<Self> {
         if q.dtype() != DType::F32 {
-            return in_f32::<Self>([q, k, v], None, spans);
+            return in_f32::<Self>([q, k, v], None, (spans, drop));
         }
         let ((q, q_node), (k, k_node), (v, v_node)) =
             (q.into_parts(), k.into_parts(), v.into_parts());
-        let given = Given { q, k, v, bias: None, spans };
+        let given = Given { q, k, v, bias: None, spans, drop };
         let out = forward(&given);
         match Attended.prepare::<C>([q_node, k_node, v_node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(given, out),
@@ -313,13 +365,14 @@ impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
         v: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         spans: Option<Spans>,
+        drop: Option<Draws>,
     ) -> FloatTensor<Self> {
         if q.dtype() != DType::F32 {
-            return in_f32::<Self>([q, k, v], Some(bias), spans);
+            return in_f32::<Self>([q, k, v], Some(bias), (spans, drop));
         }
         let ((q, q_node), (k, k_node)) = (q.into_parts(), k.into_parts());
         let ((v, v_node), (bias, bias_node)) = (v.into_parts(), bias.into_parts());
-        let given = Given { q, k, v, bias: Some(bias), spans };
+        let given = Given { q, k, v, bias: Some(bias), spans, drop };
         let out = forward(&given);
         let nodes = [q_node, k_node, v_node, bias_node];
         match Attended.prepare::<C>(nodes).compute_bound().stateful() {

@@ -11,6 +11,7 @@ use burn::backend::{Autodiff, LibTorch};
 use burn_tch::TchTensor;
 
 use super::attention_ops::AttentionOps;
+use super::dropout_ops::Draws;
 use super::spans::Spans;
 
 /// What attention is computed from; where libtorch differentiates, leaves of its graph.
@@ -21,6 +22,7 @@ struct Given {
     v: TchTensor,
     bias: Option<TchTensor>,
     spans: Option<Spans>,
+    drop: Option<Draws>,
 }
 
 /// Zeros and ones `[samples, 1, queries, keys]`: what each query sees.
@@ -35,8 +37,39 @@ fn seen(spans: &Spans, device: tch::Device) -> tch::Tensor {
     along(&first).le_tensor(&key).logical_and(&along(&end).gt_tensor(&key))
 }
 
+/// Attention whose map loses entries. The kernel would draw them itself, with draws of its own.
+fn dropped(
+    q: &tch::Tensor,
+    [k, v]: [&tch::Tensor; 2],
+    (mask, causal): (Option<tch::Tensor>, bool),
+    drop: &Draws,
+) -> tch::Tensor {
+    let group = q.size()[1] / k.size()[1];
+    let many = |x: &tch::Tensor| match group {
+        1 => x.shallow_clone(),
+        _ => x.repeat_interleave_self_int(group, 1i64, None),
+    };
+    let (k, v) = (many(k), many(v));
+    let width = q.size()[3] as f64;
+    let mut scores = (q / width.sqrt()).matmul(&k.transpose(-2, -1));
+    if let Some(mask) = mask {
+        scores = match mask.kind() {
+            tch::Kind::Bool => scores.masked_fill(&mask.logical_not(), f64::NEG_INFINITY),
+            _ => scores + mask,
+        };
+    }
+    if causal {
+        let [queries, keys] = [q.size()[2], k.size()[2]];
+        let later = tch::Tensor::ones([queries, keys], (tch::Kind::Bool, q.device())).triu(1);
+        scores = scores.masked_fill(&later, f64::NEG_INFINITY);
+    }
+    let map = scores.softmax(-1, tch::Kind::Float);
+    let factors = drop.tensor(&map);
+    (map * factors).to_kind(v.kind()).matmul(&v)
+}
+
 fn kernel(given: &Given) -> tch::Tensor {
-    let Given { q, k, v, bias, spans } = given;
+    let Given { q, k, v, bias, spans, drop } = given;
     let (q, k, v) = (&q.tensor, &k.tensor, &v.tensor);
     let bias = bias.as_ref().map(|bias| &bias.tensor);
     let causal = bias.is_none() && spans.as_ref().is_some_and(Spans::is_causal);
@@ -47,6 +80,9 @@ fn kernel(given: &Given) -> tch::Tensor {
         (None, mask) => mask,
     };
     let grouped = q.size()[1] != k.size()[1];
+    if let Some(drop) = drop {
+        return dropped(q, [k, v], (mask, causal), drop);
+    }
     tch::Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, causal, None::<f64>, grouped)
 }
 
@@ -56,8 +92,9 @@ impl AttentionOps for LibTorch {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         spans: Option<Spans>,
+        drop: Option<Draws>,
     ) -> FloatTensor<Self> {
-        TchTensor::new(kernel(&Given { q, k, v, bias: None, spans }))
+        TchTensor::new(kernel(&Given { q, k, v, bias: None, spans, drop }))
     }
 
     fn attend_biased(
@@ -66,8 +103,9 @@ impl AttentionOps for LibTorch {
         v: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         spans: Option<Spans>,
+        drop: Option<Draws>,
     ) -> FloatTensor<Self> {
-        TchTensor::new(kernel(&Given { q, k, v, bias: Some(bias), spans }))
+        TchTensor::new(kernel(&Given { q, k, v, bias: Some(bias), spans, drop }))
     }
 }
 
@@ -104,8 +142,9 @@ fn leaf(t: TchTensor) -> TchTensor {
 
 /// The leaves and libtorch's tracked output, and the output for burn.
 fn tracked(given: Given) -> ((Given, TchTensor), TchTensor) {
-    let Given { q, k, v, bias, spans } = given;
-    let given = Given { q: leaf(q), k: leaf(k), v: leaf(v), bias: bias.map(leaf), spans };
+    let Given { q, k, v, bias, spans, drop } = given;
+    let bias = bias.map(leaf);
+    let given = Given { q: leaf(q), k: leaf(k), v: leaf(v), bias, spans, drop };
     let tracked = kernel(&given);
     let out = TchTensor::new(tracked.detach());
     // The storage is shared, so that burn does not write into what libtorch keeps.
@@ -119,10 +158,11 @@ impl<C: CheckpointStrategy> AttentionOps for Autodiff<LibTorch, C> {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         spans: Option<Spans>,
+        drop: Option<Draws>,
     ) -> FloatTensor<Self> {
         let ((q, q_node), (k, k_node), (v, v_node)) =
             (q.into_parts(), k.into_parts(), v.into_parts());
-        let given = Given { q, k, v, bias: None, spans };
+        let given = Given { q, k, v, bias: None, spans, drop };
         match Sdpa.prepare::<C>([q_node, k_node, v_node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let (state, out) = tracked(given);
@@ -138,10 +178,11 @@ impl<C: CheckpointStrategy> AttentionOps for Autodiff<LibTorch, C> {
         v: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         spans: Option<Spans>,
+        drop: Option<Draws>,
     ) -> FloatTensor<Self> {
         let ((q, q_node), (k, k_node)) = (q.into_parts(), k.into_parts());
         let ((v, v_node), (bias, bias_node)) = (v.into_parts(), bias.into_parts());
-        let given = Given { q, k, v, bias: Some(bias), spans };
+        let given = Given { q, k, v, bias: Some(bias), spans, drop };
         let nodes = [q_node, k_node, v_node, bias_node];
         match Sdpa.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {

@@ -4,17 +4,20 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
+use super::dropout_ops::Draws;
 use super::spans::Spans;
 
 #[backend_extension(Flex: cfg(feature = "flex"), LibTorch: cfg(feature = "tch"), Autodiff)]
 pub(crate) trait AttentionOps: Backend {
     /// Softmax attention of `[B, heads, N, d]` with scale `1 / sqrt(d)`; keys and values may have
-    /// fewer heads, each of which serves as many heads of the queries.
+    /// fewer heads, each of which serves as many heads of the queries. `drop` drops entries of the
+    /// attention map `[B, heads, queries, keys]`.
     fn attend(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         spans: Option<Spans>,
+        drop: Option<Draws>,
     ) -> FloatTensor<Self>;
 
     /// The same with `bias`, `[B, heads, queries, keys]`, added to the scaled scores.
@@ -24,6 +27,7 @@ pub(crate) trait AttentionOps: Backend {
         v: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         spans: Option<Spans>,
+        drop: Option<Draws>,
     ) -> FloatTensor<Self>;
 }
 
@@ -34,6 +38,7 @@ pub(crate) fn attend(
     v: Tensor<4>,
     bias: Option<Tensor<4>>,
     spans: Option<Spans>,
+    drop: Option<Draws>,
 ) -> Tensor<4> {
     let [batch, heads, queries, _] = q.dims();
     let keys = k.dims()[2];
@@ -42,23 +47,25 @@ pub(crate) fn attend(
     assert!(spans.as_ref().is_none_or(fits), "the spans are those of the queries and keys");
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     Tensor::from_dispatch(match bias {
-        None => <Dispatch as AttentionOps>::attend(q, k, v, spans),
+        None => <Dispatch as AttentionOps>::attend(q, k, v, spans, drop),
         Some(bias) => {
             let bias = bias.expand([batch, heads, queries, keys]).into_dispatch();
-            <Dispatch as AttentionOps>::attend_biased(q, k, v, bias, spans)
+            <Dispatch as AttentionOps>::attend_biased(q, k, v, bias, spans, drop)
         }
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::dropout_ops::dropout;
     use super::*;
+    use crate::rng::Key;
     use burn::tensor::{Device, Distribution, TensorData, activation};
 
     type Attend<'a> = dyn Fn(Tensor<4>, Tensor<4>, Tensor<4>, Option<Tensor<4>>) -> Tensor<4> + 'a;
 
     fn attend_all(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
-        attend(q, k, v, None, None)
+        attend(q, k, v, None, None, None)
     }
 
     /// Attention with tensor operations alone.
@@ -67,7 +74,7 @@ mod tests {
         k: Tensor<4>,
         v: Tensor<4>,
         bias: Option<Tensor<4>>,
-        spans: Option<&Spans>,
+        (spans, key): (Option<&Spans>, Option<&Key>),
     ) -> Tensor<4> {
         let [batch, heads, queries, width] = q.dims();
         let [_, kv_heads, keys, _] = k.dims();
@@ -91,11 +98,22 @@ mod tests {
             let data = TensorData::new(all.collect::<Vec<_>>(), [batch, 1, queries, keys]);
             scores = scores.clone() + Tensor::from_data(data, &scores.device().inner());
         }
-        activation::softmax(scores, 3).matmul(v)
+        dropout(activation::softmax(scores, 3), 0.3, key).matmul(v)
     }
 
     /// Output and gradients are those of plain attention, across tiles.
-    fn check(device: &Device, [heads, kv_heads]: [usize; 2], biased: bool, spans: Option<Spans>) {
+    fn check(device: &Device, heads: [usize; 2], biased: bool, spans: Option<Spans>) {
+        for key in [None, Some(Key::new(1, "map"))] {
+            compare(device, heads, biased, (spans.clone(), key));
+        }
+    }
+
+    fn compare(
+        device: &Device,
+        [heads, kv_heads]: [usize; 2],
+        biased: bool,
+        (spans, key): (Option<Spans>, Option<Key>),
+    ) {
         let device = device.clone().autodiff();
         let [n, m] = spans.as_ref().map_or([300, 70], Spans::dims);
         let draw = |h, n, d| {
@@ -113,8 +131,9 @@ mod tests {
             let gradients = leaves.map(|x| x.grad(&all).expect("a gradient"));
             std::iter::once(out.inner()).chain(gradients).collect::<Vec<_>>()
         };
-        let ours = run(&|q, k, v, b| attend(q, k, v, b, spans.clone()));
-        let theirs = run(&|q, k, v, b| plain(q, k, v, b, spans.as_ref()));
+        let ours =
+            run(&|q, k, v, b| attend(q, k, v, b, spans.clone(), Draws::of(0.3, key.as_ref())));
+        let theirs = run(&|q, k, v, b| plain(q, k, v, b, (spans.as_ref(), key.as_ref())));
         for (number, (a, b)) in ours.into_iter().zip(theirs).enumerate() {
             let off = (a - b).abs().max().into_scalar::<f32>();
             assert!(off < 2e-5, "{number}: {off}, {biased} {spans:?}");
@@ -167,8 +186,8 @@ mod tests {
             };
             let [q, k, v] = [(); 3].map(|()| draw([2, 2, 5, 8], &tracked).require_grad());
             let bias = draw([1, 1, 5, 5], &device);
-            let ours = attend(q.clone(), k.clone(), v.clone(), Some(bias.clone()), None);
-            let theirs = plain(q.clone(), k, v, Some(bias), None);
+            let ours = attend(q.clone(), k.clone(), v.clone(), Some(bias.clone()), None, None);
+            let theirs = plain(q.clone(), k, v, Some(bias), (None, None));
             let off = (ours.clone() - theirs).abs().max().into_scalar::<f32>();
             assert!(off < 1e-5, "{off}");
             assert!(q.grad(&ours.sum().backward()).is_some());

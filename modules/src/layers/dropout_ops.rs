@@ -19,8 +19,18 @@ pub(crate) struct Draws {
 }
 
 impl Draws {
+    /// Elements are dropped with probability `rate`; without a key, or at rate 0, nothing is.
+    pub(crate) fn of(rate: f64, key: Option<&Key>) -> Option<Self> {
+        let key = key.filter(|_| rate > 0.0)?;
+        Some(Self {
+            words: key.with("dropout").words(),
+            least: (rate * 2f64.powi(32)) as u32,
+            keep: (1.0 / (1.0 - rate)) as f32,
+        })
+    }
+
     /// Factors of the elements from number `first` on.
-    fn factors(&self, first: usize, into: &mut [f32]) {
+    pub(crate) fn factors(&self, first: usize, into: &mut [f32]) {
         let mut words = [0; 1024];
         let mut stream = self.words.clone();
         stream.skip_to(first as u64);
@@ -70,7 +80,7 @@ mod flex {
 
 #[cfg(feature = "tch")]
 mod libtorch {
-    use burn::backend::{LibTorch, TensorMetadata};
+    use burn::backend::LibTorch;
     use burn_tch::TchTensor;
     use tch::Tensor;
 
@@ -79,11 +89,18 @@ mod libtorch {
 
     impl DropoutOps for LibTorch {
         fn dropout(x: TchTensor, draws: Draws) -> TchTensor {
-            let mut factors = vec![0.0; x.shape().num_elements()];
-            over_rows(&mut factors, 1, |first, factors| draws.factors(first, factors));
-            let factors = Tensor::from_slice(&factors).view(x.tensor.size().as_slice());
-            let factors = factors.to_device(x.tensor.device()).to_kind(x.tensor.kind());
+            let factors = draws.tensor(&x.tensor);
             TchTensor::new(x.tensor * factors)
+        }
+    }
+
+    impl Draws {
+        /// Factors of all elements of a tensor.
+        pub(crate) fn tensor(&self, like: &Tensor) -> Tensor {
+            let mut factors = vec![0.0; like.numel()];
+            over_rows(&mut factors, 1, |first, factors| self.factors(first, factors));
+            let factors = Tensor::from_slice(&factors).view(like.size().as_slice());
+            factors.to_device(like.device()).to_kind(like.kind())
         }
     }
 }
@@ -116,12 +133,7 @@ impl<B: DropoutOps, C: CheckpointStrategy> DropoutOps for Autodiff<B, C> {
 /// Zeroes each element of `x` with probability `rate`; divides the others by `1 - rate`. Without a
 /// key nothing is dropped. The draws are made on the host, one word of 32 bits each.
 pub(crate) fn dropout<const R: usize>(x: Tensor<R>, rate: f64, key: Option<&Key>) -> Tensor<R> {
-    let Some(key) = key.filter(|_| rate > 0.0) else { return x };
-    let draws = Draws {
-        words: key.with("dropout").words(),
-        least: (rate * 2f64.powi(32)) as u32,
-        keep: (1.0 / (1.0 - rate)) as f32,
-    };
+    let Some(draws) = Draws::of(rate, key) else { return x };
     Tensor::from_dispatch(<Dispatch as DropoutOps>::dropout(x.into_dispatch(), draws))
 }
 
