@@ -181,7 +181,7 @@ proptest! {
         let above = expected.iter().filter(|&&r| r as f64 + 1.0 >= recall.median_rank).count();
         prop_assert!(2 * below >= expected.len() && 2 * above >= expected.len());
         // The other direction by hand.
-        let back = retrieval::inverted(&right, scores.columns()).unwrap();
+        let back = retrieval::inverted("right", &right, scores.columns()).unwrap();
         for (item, queries) in back.iter().enumerate() {
             let all = 0..scores.rows();
             let holds: Vec<usize> = all.filter(|&query| right[query].contains(&item)).collect();

@@ -186,6 +186,15 @@ pub fn envelope_area(hits: &[bool], truths: usize) -> f64 {
     area
 }
 
+/// Refuses scored segments with ends out of order or numbers that are not finite.
+pub fn check_scored(segments: &[([f64; 2], f64)]) -> Result<(), Error> {
+    for (at, (span, score)) in segments.iter().enumerate() {
+        ordered(&format!("predictions[{at}]"), *span)?;
+        finite(|| format!("predictions[{at}].score"), *score)?;
+    }
+    Ok(())
+}
+
 /// Soft-NMS (Bodla et al. 2017) with Gaussian decay: takes the best segment (of equal ones the first), multiplies the
 /// scores of those left by exp(-tIoU² / sigma), drops what falls below `least`, and goes on. Gives
 /// places and new scores in the order in which they were taken.
@@ -198,10 +207,7 @@ pub fn soft_nms(
         return Err(Error::range("sigma", sigma, "a number over 0"));
     }
     finite(|| "least".to_owned(), least)?;
-    for (at, (span, score)) in segments.iter().enumerate() {
-        ordered(&format!("predictions[{at}]"), *span)?;
-        finite(|| format!("predictions[{at}].score"), *score)?;
-    }
+    check_scored(segments)?;
     let scored = segments.iter().enumerate().map(|(at, (_, score))| (at, *score));
     let mut left: Vec<(usize, f64)> = scored.filter(|(_, score)| *score >= least).collect();
     let mut taken = Vec::new();

@@ -58,7 +58,8 @@ pub enum Error {
 }
 
 impl Error {
-    fn range(at: impl Into<String>, value: impl ToString, allowed: impl Into<String>) -> Self {
+    /// A value that is not among those allowed.
+    pub fn range(at: impl Into<String>, value: impl ToString, allowed: impl Into<String>) -> Self {
         Self::Range { at: at.into(), value: value.to_string(), allowed: allowed.into() }
     }
 
@@ -93,7 +94,7 @@ fn some<T>(at: &str, items: &[T]) -> Result<(), Error> {
 }
 
 /// Refuses another number of entries.
-fn length<T>(at: &str, items: &[T], wanted: usize, reason: &'static str) -> Result<(), Error> {
+pub fn length<T>(at: &str, items: &[T], wanted: usize, reason: &'static str) -> Result<(), Error> {
     let found = items.len();
     if found == wanted {
         return Ok(());

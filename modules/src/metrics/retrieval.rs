@@ -80,13 +80,14 @@ pub fn r_mean(there: &Recall, back: &Recall) -> f64 {
     f64::midpoint(there.mean, back.mean)
 }
 
-/// The right queries of each item, from the right items of each query. An item may end up with none.
-pub fn inverted(right: &[Vec<usize>], items: usize) -> Result<Vec<Vec<usize>>, Error> {
+/// Turns references around: the right queries of each item, from the right items of each query. `at`
+/// names them in errors. An item may end up with no query.
+pub fn inverted(at: &str, right: &[Vec<usize>], items: usize) -> Result<Vec<Vec<usize>>, Error> {
     let mut back = vec![Vec::new(); items];
     for (query, of_query) in right.iter().enumerate() {
-        for (at, &item) in of_query.iter().enumerate() {
-            let place = || format!("right[{query}][{at}]");
-            let list = back.get_mut(item).ok_or_else(|| Error::index(place(), item, items))?;
+        for (place, &item) in of_query.iter().enumerate() {
+            let wrong = || Error::index(format!("{at}[{query}][{place}]"), item, items);
+            let list = back.get_mut(item).ok_or_else(wrong)?;
             if list.last() != Some(&query) {
                 list.push(query);
             }
@@ -173,13 +174,13 @@ mod tests {
         assert_eq!(error(&[vec![0]]), few);
         assert_eq!(error(&[vec![0], vec![]]), "`right[1]` is empty; give at least one");
         assert_eq!(error(&[vec![0], vec![1, 2]]), "`right[1][1]` is 2, but must be below 2");
-        assert!(inverted(&[vec![0], vec![2]], 2).is_err());
+        assert!(inverted("right", &[vec![0], vec![2]], 2).is_err());
         assert!(recall_of(&[]).is_err());
     }
 
     #[test]
     fn references_turn_around() {
-        let back = inverted(&[vec![0, 1], vec![2, 2], vec![1]], 4).unwrap();
+        let back = inverted("right", &[vec![0, 1], vec![2, 2], vec![1]], 4).unwrap();
         assert_eq!(back, [vec![0], vec![0, 2], vec![1], vec![]]);
     }
 
