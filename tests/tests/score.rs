@@ -35,9 +35,9 @@ fn refused(kind: &str, file: &str) -> String {
 fn examples() -> BTreeMap<String, String> {
     let page = fs::read_to_string(root().join("docs/src/metrics.md")).unwrap();
     let mut found = BTreeMap::new();
-    for part in page.split("\n`").skip(1) {
-        let Some((name, rest)) = part.split_once("`\n\n```json\n") else { continue };
-        let (text, _) = rest.split_once("```").unwrap();
+    for part in page.split("`\n\n```json\n").collect::<Vec<_>>().windows(2) {
+        let name = part[0].rsplit('`').next().unwrap();
+        let (text, _) = part[1].split_once("```").unwrap();
         found.insert(name.to_owned(), text.to_owned());
     }
     found
@@ -192,8 +192,9 @@ fn several_files_have_a_mean_and_an_interval() {
     let found: Value = serde_json::from_str(&printed).unwrap();
     let accuracy = &found["metrics"]["accuracy"];
     let deviation = (10_000.0_f64 / 3.0).sqrt();
-    // Student's t with two degrees of freedom.
-    let half = 4.302_652_729_911_275 * deviation / 3.0_f64.sqrt();
+    // Student's t with two degrees of freedom has a closed form.
+    let t = 0.95 * (2.0 / (1.0 - 0.95_f64.powi(2))).sqrt();
+    let half = t * deviation / 3.0_f64.sqrt();
     let mean = 200.0 / 3.0;
     near(accuracy, &[("mean", mean), ("deviation", deviation), ("low", mean - half)]);
     let table = score(folder.path(), &["answers", "1", "2", "3"]).done();
@@ -204,125 +205,116 @@ fn several_files_have_a_mean_and_an_interval() {
     assert!(ran.code == 2 && ran.err.contains("4 has other metrics than 1"), "{}", ran.shown());
 }
 
+/// Kind, file, and what is said of it.
+const REFUSED: &[(&str, &str, &str)] = &[
+    ("retrieval", r#"{ "scores": [[1, 2], [3]], "right": [0, 0] }"#, "`scores[1]` has 1 entries"),
+    (
+        "retrieval",
+        r#"{ "scores": [[1, null]], "right": [0] }"#,
+        "`scores[0][1]`: invalid type: null",
+    ),
+    ("retrieval", r#"{ "scores": [[1, 2]], "right": [[0, -1]] }"#, "`right[0][1]`: invalid value"),
+    (
+        "retrieval",
+        r#"{ "scores": [[1, 2]], "right": [7] }"#,
+        "`right[0][0]` is 7, but must be below 2",
+    ),
+    ("retrieval", r#"{ "scores": [[1]] }"#, "give `right`"),
+    ("retrieval", r#"{ "scores": [], "right": [] }"#, "`scores` is empty"),
+    (
+        "retrieval",
+        r#"{ "scores": [[1]], "right": [0], "rerank": { "scores": [[1]], "k": 0 } }"#,
+        "`rerank.k` is 0, but must be at least 1",
+    ),
+    (
+        "retrieval",
+        r#"{ "scores": [[1]], "right": [0], "rerank": { "scores": [[1, 2]] } }"#,
+        "`rerank.scores` has 2 entries, but must have 1",
+    ),
+    (
+        "retrieval",
+        r#"{ "scores": { "safetensors": "no.safetensors", "tensor": "a" }, "right": [0] }"#,
+        "`scores`",
+    ),
+    (
+        "classification",
+        r#"{ "scores": [[1, 2]], "labels": [2] }"#,
+        "`labels[0]` is 2, but must be below 2",
+    ),
+    (
+        "classification",
+        r#"{ "scores": [[1], [2]], "labels": [0, [0]] }"#,
+        "`labels[1]` is of another form",
+    ),
+    (
+        "classification",
+        r#"{ "scores": [[1]], "labels": [] }"#,
+        "`labels` has 0 entries, but must have 1",
+    ),
+    (
+        "classification",
+        r#"{ "scores": [[1]], "labels": [0], "label": 1 }"#,
+        "unknown field `label`",
+    ),
+    (
+        "classification",
+        r#"{ "scores": [[1e999]], "labels": [0] }"#,
+        "`scores[0][0]`: number out of range",
+    ),
+    (
+        "detection",
+        r#"{ "truth": [], "predictions": [], "thresholds": "thumos14" }"#,
+        "`truth` is empty",
+    ),
+    (
+        "detection",
+        r#"{ "truth": [], "predictions": [], "thresholds": "thumos" }"#,
+        "`thresholds`: expected `thumos14`, `activitynet` or a list",
+    ),
+    (
+        "detection",
+        r#"{ "truth": [{ "video": 1.5, "label": 1, "start": 0, "end": 1 }] }"#,
+        "`truth[0].video`: `1.5` is no name",
+    ),
+    (
+        "detection",
+        r#"{ "truth": [{ "video": "a", "label": 1, "start": 0 }] }"#,
+        "`truth[0]`: missing field `end`",
+    ),
+    (
+        "grounding",
+        r#"{ "queries": [{ "truth": [0, 1], "predicted": [[1, 0]] }] }"#,
+        "`queries[0].predicted[0].end` is 0",
+    ),
+    ("grounding", r#"{ "queries": [{ "truth": [0], "predicted": [] }] }"#, "`queries[0].truth`"),
+    ("tracking", r#"{ "objects": [] }"#, "`objects` is empty"),
+    ("tracking", r#"{ "objects": [{}] }"#, "`objects[0]` is without either"),
+    (
+        "tracking",
+        r#"{ "objects": [{ "boxes": { "predicted": [[1, 0, 0, 1]], "truth": [null] } }] }"#,
+        "`objects[0].boxes.predicted[0][2]` is 0, but must be at least 1",
+    ),
+    (
+        "tracking",
+        r#"{ "objects": [{ "masks": { "size": [2, 2], "predicted": [[9]], "truth": [[4]] } }] }"#,
+        "`objects[0].masks.predicted[0]` is a mask of 9 pixels",
+    ),
+    (
+        "answers",
+        r#"{ "items": [{ "predicted": 4, "right": 1, "choices": 4 }] }"#,
+        "`items[0].predicted` is 4, but must be below 4",
+    ),
+    (
+        "answers",
+        r#"{ "items": [{ "predicted": true, "right": 1 }] }"#,
+        "`items[0].predicted`: expected words or the number",
+    ),
+    ("answers", r#"{ "items": [] } x"#, "something follows the JSON"),
+];
+
 #[test]
 fn what_is_wrong_is_named_by_its_path() {
-    for (kind, file, words) in [
-        (
-            "retrieval",
-            r#"{ "scores": [[1, 2], [3]], "right": [0, 0] }"#,
-            "`scores[1]` has 1 entries",
-        ),
-        (
-            "retrieval",
-            r#"{ "scores": [[1, null]], "right": [0] }"#,
-            "`scores[0][1]`: invalid type: null",
-        ),
-        (
-            "retrieval",
-            r#"{ "scores": [[1, 2]], "right": [[0, -1]] }"#,
-            "`right[0][1]`: invalid value",
-        ),
-        (
-            "retrieval",
-            r#"{ "scores": [[1, 2]], "right": [7] }"#,
-            "`right[0][0]` is 7, but must be below 2",
-        ),
-        ("retrieval", r#"{ "scores": [[1]] }"#, "give `right`"),
-        ("retrieval", r#"{ "scores": [], "right": [] }"#, "`scores` is empty"),
-        (
-            "retrieval",
-            r#"{ "scores": [[1]], "right": [0], "rerank": { "scores": [[1]], "k": 0 } }"#,
-            "`rerank.k` is 0, but must be at least 1",
-        ),
-        (
-            "retrieval",
-            r#"{ "scores": [[1]], "right": [0], "rerank": { "scores": [[1, 2]] } }"#,
-            "`rerank.scores` has 2 entries, but must have 1",
-        ),
-        (
-            "retrieval",
-            r#"{ "scores": { "safetensors": "no.safetensors", "tensor": "a" }, "right": [0] }"#,
-            "`scores`",
-        ),
-        (
-            "classification",
-            r#"{ "scores": [[1, 2]], "labels": [2] }"#,
-            "`labels[0]` is 2, but must be below 2",
-        ),
-        (
-            "classification",
-            r#"{ "scores": [[1], [2]], "labels": [0, [0]] }"#,
-            "`labels[1]` is of another form",
-        ),
-        (
-            "classification",
-            r#"{ "scores": [[1]], "labels": [] }"#,
-            "`labels` has 0 entries, but must have 1",
-        ),
-        (
-            "classification",
-            r#"{ "scores": [[1]], "labels": [0], "label": 1 }"#,
-            "unknown field `label`",
-        ),
-        (
-            "classification",
-            r#"{ "scores": [[1e999]], "labels": [0] }"#,
-            "`scores[0][0]`: number out of range",
-        ),
-        (
-            "detection",
-            r#"{ "truth": [], "predictions": [], "thresholds": "thumos14" }"#,
-            "`truth` is empty",
-        ),
-        (
-            "detection",
-            r#"{ "truth": [], "predictions": [], "thresholds": "thumos" }"#,
-            "`thresholds`: expected `thumos14`, `activitynet` or a list",
-        ),
-        (
-            "detection",
-            r#"{ "truth": [{ "video": 1.5, "label": 1, "start": 0, "end": 1 }] }"#,
-            "`truth[0].video`: `1.5` is no name",
-        ),
-        (
-            "detection",
-            r#"{ "truth": [{ "video": "a", "label": 1, "start": 0 }] }"#,
-            "`truth[0]`: missing field `end`",
-        ),
-        (
-            "grounding",
-            r#"{ "queries": [{ "truth": [0, 1], "predicted": [[1, 0]] }] }"#,
-            "`queries[0].predicted[0].end` is 0",
-        ),
-        (
-            "grounding",
-            r#"{ "queries": [{ "truth": [0], "predicted": [] }] }"#,
-            "`queries[0].truth`",
-        ),
-        ("tracking", r#"{ "objects": [] }"#, "`objects` is empty"),
-        ("tracking", r#"{ "objects": [{}] }"#, "`objects[0]` is without either"),
-        (
-            "tracking",
-            r#"{ "objects": [{ "boxes": { "predicted": [[1, 0, 0, 1]], "truth": [null] } }] }"#,
-            "`objects[0].boxes.predicted[0][2]` is 0, but must be at least 1",
-        ),
-        (
-            "tracking",
-            r#"{ "objects": [{ "masks": { "size": [2, 2], "predicted": [[9]], "truth": [[4]] } }] }"#,
-            "`objects[0].masks.predicted[0]` is a mask of 9 pixels",
-        ),
-        (
-            "answers",
-            r#"{ "items": [{ "predicted": 4, "right": 1, "choices": 4 }] }"#,
-            "`items[0].predicted` is 4, but must be below 4",
-        ),
-        (
-            "answers",
-            r#"{ "items": [{ "predicted": true, "right": 1 }] }"#,
-            "`items[0].predicted`: expected words or the number",
-        ),
-        ("answers", r#"{ "items": [] } x"#, "something follows the JSON"),
-    ] {
+    for (kind, file, words) in REFUSED {
         let said = refused(kind, file);
         assert!(said.contains(words), "{kind} {file}\n{said}");
     }

@@ -129,8 +129,8 @@ mod tests {
     fn three_seeds_have_a_wide_interval() {
         let found = over_seeds(&[1.0, 2.0, 3.0]).unwrap();
         assert_eq!((found.mean, found.deviation, found.count), (2.0, 1.0, 3));
-        // 4.302652729911275 / √3
-        assert!((found.high - 2.0 - 2.484_137_711_719_545).abs() < 1e-9, "{found:?}");
+        // t / √3, where t = 0.95 · √(2 / (1 - 0.95²)).
+        assert!((found.high - 2.0 - 2.4841377117503307).abs() < 1e-9, "{found:?}");
         let one = over_seeds(&[5.0]).unwrap();
         assert_eq!((one.low, one.high, one.deviation), (5.0, 5.0, 0.0));
         assert_eq!(over_seeds(&[]).unwrap_err(), Error::Empty { at: "values".to_owned() });
