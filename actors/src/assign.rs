@@ -31,7 +31,8 @@ fn copies(graph: &Graph, stage: usize, name: &str, step: u64) -> bool {
 fn weights(plan: &StageGraph) -> impl Iterator<Item = (&str, &str)> {
     let edges = plan.edges.iter().filter(|edge| edge.is_weights());
     let edges = edges.map(|edge| (edge.to.node.as_str(), edge.from.node.as_str()));
-    let same = plan.nodes.iter().filter_map(|(name, node)| Some((name.as_str(), node.same.as_deref()?)));
+    let same =
+        plan.nodes.iter().filter_map(|(name, node)| Some((name.as_str(), node.same.as_deref()?)));
     edges.chain(same)
 }
 

@@ -11,6 +11,7 @@ use schemas::node::{
     Update,
 };
 
+use crate::archive::rules;
 use crate::host_node::call_key;
 use crate::kind::{Call, Kind, make, read};
 use crate::optimizer::{AdamW, Rates};
@@ -18,7 +19,6 @@ use crate::parameters::Parameter;
 use crate::rng::Key;
 use crate::segments::Segments;
 use crate::tensors::{AnyTensor, Tensors};
-use crate::archive::rules;
 use crate::{device, parameters, vjp, weights};
 
 /// What a backward pass needs from its forward pass.

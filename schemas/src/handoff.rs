@@ -209,7 +209,9 @@ impl Settling<'_> {
                 self.config.name,
                 some(&left)
             );
-            let hint = format!("write `fresh: [{name}]`, or give it `weights`, or say under `takes` whose parameters it takes");
+            let hint = format!(
+                "write `fresh: [{name}]`, or give it `weights`, or say under `takes` whose parameters it takes"
+            );
             self.refuse("", message, hint);
         }
     }
@@ -257,7 +259,9 @@ impl Settling<'_> {
                 held.stage,
                 some(&unmatched)
             );
-            let hint = format!("write `fresh: [{name}]` or name the parts that start anew (`{name}.part`), give a rule under `rules`, or keep the options of `{name}`");
+            let hint = format!(
+                "write `fresh: [{name}]` or name the parts that start anew (`{name}.part`), give a rule under `rules`, or keep the options of `{name}`"
+            );
             let key = self.own_change(name);
             self.refuse(&key, message, hint);
         }
@@ -288,10 +292,8 @@ impl Settling<'_> {
             }
         }
         let kept: Vec<String> = kept.into_iter().map(str::to_owned).collect();
-        let message = format!(
-            "nobody takes over parameters of `{from}` of stage `{stage}`: {}",
-            some(&kept)
-        );
+        let message =
+            format!("nobody takes over parameters of `{from}` of stage `{stage}`: {}", some(&kept));
         let hint = format!(
             "write `drop: [{}]`, or `fresh: [{name}]` to start it anew, or keep its options",
             parts.join(", ")
@@ -316,7 +318,10 @@ impl Settling<'_> {
             let list = parameters(node, self.around);
             if !list.iter().any(|p| covers(part, &p.path)) {
                 let message = format!("no parameter of `{name}` is under `{part}`");
-                let hint = format!("`playhouse plan` and `playhouse explain {}` show names", node.spec.kind);
+                let hint = format!(
+                    "`playhouse plan` and `playhouse explain {}` show names",
+                    node.spec.kind
+                );
                 self.refuse(&format!(".fresh.{index}"), message, hint);
             }
         }
@@ -325,7 +330,8 @@ impl Settling<'_> {
                 let path = format!("curriculum.0.{key}");
                 let written = self.tree.find(&path).is_some_and(|v| !matches!(v.tree, Tree::Null));
                 if written {
-                    let message = format!("`{key}` is about an earlier stage, and this is the first");
+                    let message =
+                        format!("`{key}` is about an earlier stage, and this is the first");
                     self.refuse(&format!(".{key}"), message, "leave it out".to_owned());
                 }
             }

@@ -4,6 +4,7 @@
 //! a vertex can do), `frame` (what travels).
 
 mod adapters;
+mod checked;
 pub mod checkpoint;
 mod context;
 pub mod diagnostic;

@@ -131,6 +131,8 @@ fn check_gate(context: &Context<'_>, path: &str, gate: &GateConfig, report: &mut
     if gate.over == 0 || gate.plateau == Some(0) {
         let key = if gate.over == 0 { "over" } else { "plateau" };
         let message = format!("`{key}` is 0 steps");
-        report.add(context.problem(Code::Value, &format!("{path}.{key}"), message).hint("write 1 or more"));
+        report.add(
+            context.problem(Code::Value, &format!("{path}.{key}"), message).hint("write 1 or more"),
+        );
     }
 }

@@ -62,8 +62,7 @@ pub(crate) fn losses(
         stage_checks::check_weight(context, (&stage, name), &weight, report);
         let Some((node, port)) = name.split_once('.') else {
             let message = format!("`{name}` is not `node.port`");
-            report
-                .add(problem(Code::Value, message).hint(format!("write `{name}.loss: 1`")));
+            report.add(problem(Code::Value, message).hint(format!("write `{name}.loss: 1`")));
             continue;
         };
         if !context.is_written(node) {

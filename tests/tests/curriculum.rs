@@ -49,7 +49,8 @@ fn media_vertices_and_gates_give_one_series_of_numbers() {
     let numbers = place.metrics("calm");
     let rows = |stage: &str, metric: &str| -> Vec<(u64, String)> {
         let lines = numbers.lines().map(|line| line.split(',').collect::<Vec<_>>());
-        let found = lines.filter(|row| row[0] == stage && format!("{}.{}", row[2], row[3]) == metric);
+        let found =
+            lines.filter(|row| row[0] == stage && format!("{}.{}", row[2], row[3]) == metric);
         found.map(|row| (row[1].parse().unwrap(), row[4].to_owned())).collect()
     };
     // Two clips and a picture in each round of three steps; the average counts for three quarters of the stage.
@@ -64,8 +65,14 @@ fn media_vertices_and_gates_give_one_series_of_numbers() {
     assert_eq!(judged, [58, 59, 60, 61]);
 
     for (name, overlay) in [
-        ("ipc", "hosts: { far: { transport: ipc } }\nplace: { look: far, average: far, head: far }\n"),
-        ("tcp", "hosts: { far: { transport: tcp } }\nplace: { vision: far, moves: far, pictures: far }\n"),
+        (
+            "ipc",
+            "hosts: { far: { transport: ipc } }\nplace: { look: far, average: far, head: far }\n",
+        ),
+        (
+            "tcp",
+            "hosts: { far: { transport: tcp } }\nplace: { vision: far, moves: far, pictures: far }\n",
+        ),
     ] {
         exits(0, place.run(name, overlay));
         assert_eq!(place.metrics(name), numbers, "{name}");
@@ -119,7 +126,12 @@ fn a_stage_takes_over_what_it_says() {
     cut = cut.replace("    from: learn\n", "");
     place.write("experiment.yaml", &cut);
     exits(0, command);
-    let tail: Vec<String> = place.metrics("calm").lines().filter(|l| l.starts_with("grow,")).map(str::to_owned).collect();
+    let tail: Vec<String> = place
+        .metrics("calm")
+        .lines()
+        .filter(|l| l.starts_with("grow,"))
+        .map(str::to_owned)
+        .collect();
     let alone: Vec<String> = place.metrics("alone").lines().skip(1).map(str::to_owned).collect();
     assert_eq!(alone, tail);
     let mut command = place.run("nothing", "");
@@ -163,7 +175,11 @@ fn words_of_a_stage_must_mean_something() {
         ("same: vision,", "same: visio,", "no other node is named `visio`"),
         ("same: head, in", "same: head, frozen: true, in", "`frozen` belongs to `head`"),
         ("train: [head, self,", "train: [head_2, self,", "`head_2` has the weights of `head`"),
-        ("except: [patch_embed]", "except: [nothing]", "no parameter of `vision` is under `nothing`"),
+        (
+            "except: [patch_embed]",
+            "except: [nothing]",
+            "no parameter of `vision` is under `nothing`",
+        ),
         ("to: 0.75", "to: 1.5", "`to` is 1.5, not a share from 0 to 1"),
     ] {
         let text = EXPERIMENT.replace(from, to);

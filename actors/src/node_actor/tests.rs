@@ -97,7 +97,11 @@ impl Bench {
 
 /// A node that trains and feeds two others.
 fn role(accumulate: u32) -> Assignment {
-    let consumer = |node: &str| Consumer { to: End::new(node, "y"), works: When::always(), backs: When::always() };
+    let consumer = |node: &str| Consumer {
+        to: End::new(node, "y"),
+        works: When::always(),
+        backs: When::always(),
+    };
     let outputs = BTreeMap::from([("y".to_owned(), vec![consumer("one"), consumer("two")])]);
     Assignment {
         spec: fake::spec("model", &["x"], &["y"], true),

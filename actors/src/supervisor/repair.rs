@@ -64,7 +64,8 @@ impl Supervisor {
             manifest.parts.into_iter().map(move |part| (folder.clone(), part))
         });
         let load = parts.filter(|(_, (node, _))| own(node));
-        let load = load.map(|(folder, (node, part))| Loading { node, folder, part, takeover: None });
+        let load =
+            load.map(|(folder, (node, part))| Loading { node, folder, part, takeover: None });
         let load = load.collect();
         self.cast(stage, step, load);
     }

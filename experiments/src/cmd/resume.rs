@@ -50,9 +50,7 @@ pub(crate) fn run(args: &Args, factory: &Factory) -> anyhow::Result<ExitCode> {
     let beginning = Beginning::of(&checked.graph, &origin)?;
     let end = beginning.end(&checked.graph);
     // A run whose numbers are gone is not complete: it goes back to where they are.
-    let complete = |manifest: &Manifest| {
-        manifest.step >= end && manifest.metrics_bytes <= recorded
-    };
+    let complete = |manifest: &Manifest| manifest.step >= end && manifest.metrics_bytes <= recorded;
     if newest.is_some_and(|(manifest, _)| complete(&manifest)) {
         eprintln!("this run is complete: {} steps", checked.graph.steps());
         return Ok(ExitCode::SUCCESS);
