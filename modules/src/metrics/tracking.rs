@@ -173,7 +173,7 @@ impl Masks {
 /// first frame, which is given, and the last.
 pub fn masks(frames: &[(Bitmap, Bitmap)], tolerance: f64) -> Result<Masks, Error> {
     some("frames", frames)?;
-    if !(tolerance >= 0.0 && tolerance <= 1.0) {
+    if !(0.0..=1.0).contains(&tolerance) {
         return Err(Error::range("tolerance", tolerance, "from 0 to 1"));
     }
     let (mut j, mut f) = (0.0, 0.0);
