@@ -17,6 +17,7 @@ mod out;
 pub mod plain;
 pub mod read;
 pub mod schema;
+mod score;
 pub mod summary;
 
 /// Actor-based research platform for video foundation models
@@ -45,6 +46,7 @@ enum Command {
     Bench(cmd::bench::Args),
     Weights(cmd::weights::Args),
     Conform(cmd::conform::Args),
+    Score(cmd::score::Args),
 }
 
 /// Runs the command line. Exit codes: 0 done, 1 the work failed, 2 usage or unreadable input,
@@ -79,6 +81,7 @@ pub fn main_with(factory: &Factory) -> ExitCode {
         Command::Data(args) => cmd::data::run(&args),
         Command::Weights(args) => cmd::weights::run(&args),
         Command::Conform(args) => cmd::conform::run(&args),
+        Command::Score(args) => cmd::score::run(&args),
         Command::Bench(args) => cmd::bench::run(&args),
     };
     outcome.unwrap_or_else(|error| {

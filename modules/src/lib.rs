@@ -16,6 +16,7 @@ pub mod init;
 pub mod kind;
 pub mod kind_node;
 pub mod layers;
+pub mod metrics;
 mod norm_squared_ops;
 pub mod optimizer;
 pub mod parameters;

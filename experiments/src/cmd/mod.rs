@@ -14,5 +14,6 @@ pub(crate) mod plan;
 pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod score;
 pub(crate) mod status;
 pub(crate) mod weights;
