@@ -184,12 +184,12 @@ impl Settling<'_> {
         }
         match store.get(of.as_deref().unwrap_or(name)) {
             Some(held) => self.match_all(name, node, &list, held),
-            None => self.new(name, node, (&list, of.as_deref())),
+            None => self.newcomer(name, node, (&list, of.as_deref())),
         }
     }
 
     /// A node that no earlier stage had.
-    fn new(&mut self, name: &str, node: &StageNode, (list, of): (&[Parameter], Option<&str>)) {
+    fn newcomer(&mut self, name: &str, node: &StageNode, (list, of): (&[Parameter], Option<&str>)) {
         if let Some(of) = of {
             let hint = "name a node that worked in an earlier stage".to_owned();
             let message = format!("`{name}` takes over from `{of}`, which had no parameters yet");
