@@ -18,6 +18,7 @@ pub mod frame;
 pub mod glob;
 pub mod graph;
 pub mod handoff;
+mod keys;
 pub mod layers;
 pub mod layout;
 pub mod lora;

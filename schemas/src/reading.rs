@@ -8,46 +8,11 @@ use serde::de::DeserializeOwned;
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::entry::nearest;
 use crate::experiment::{Experiment, HostConfig, NodeConfig, StageConfig};
+pub(crate) use crate::keys::STAGE_KEYS;
+use crate::keys::{GATE_KEYS, HOST_KEYS, OPTIMIZER_KEYS, RUN_KEYS, TOP_KEYS};
 use crate::names::check_name;
 use crate::words;
 use crate::yaml::{Located, Tree};
-
-const TOP_KEYS: [&str; 8] =
-    ["question", "seed", "graph", "curriculum", "observers", "hosts", "place", "run"];
-pub(crate) const STAGE_KEYS: [&str; 15] = [
-    "name",
-    "steps",
-    "train",
-    "losses",
-    "optimizer",
-    "moments",
-    "accumulate",
-    "mixture",
-    "until",
-    "with",
-    "from",
-    "takes",
-    "fresh",
-    "drop",
-    "rules",
-];
-const OPTIMIZER_KEYS: [&str; 11] = [
-    "kind",
-    "lr",
-    "betas",
-    "eps",
-    "weight_decay",
-    "clip",
-    "warmup",
-    "warmup_lr",
-    "min_lr",
-    "schedule",
-    "layer_decay",
-];
-const GATE_KEYS: [&str; 6] = ["metric", "above", "below", "plateau", "by", "over"];
-const HOST_KEYS: [&str; 3] = ["transport", "listen", "threads"];
-const RUN_KEYS: [&str; 6] =
-    ["prefetch", "max_restarts", "restart_window", "keys", "deadline", "device"];
 
 impl Experiment {
     /// Reads a merged tree. Everything that cannot be read is reported; the rest comes back.
