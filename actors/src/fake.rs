@@ -128,14 +128,6 @@ impl Node for Fake {
         self.load(part)
     }
 
-    fn take_gradients(&mut self) -> Frames {
-        Frames::new()
-    }
-
-    fn add_gradients(&mut self, _: Frames) -> Result<(), NodeError> {
-        Ok(())
-    }
-
     fn rewind(&mut self) {}
 }
 

@@ -183,7 +183,7 @@ fn start(
     let directory = Directory::default();
     let fleet = fleet(graph, &report, &directory, wish)?;
     let crew = Crew::new(extras.factory, report, directory);
-    let hosts = Hosts::new(crew, graph.experiment.place.clone(), fleet);
+    let hosts = Hosts::new(crew, graph.places(), fleet);
     let charge = Charge {
         graph: graph.clone(),
         hosts,
@@ -217,7 +217,7 @@ fn fleet(
     let hosts = experiment.hosts.iter().filter(|(name, _)| used.contains(name));
     let setup = Setup {
         hosts: hosts.map(|(name, host)| (name.clone(), host.clone())).collect(),
-        place: experiment.place.clone(),
+        place: graph.places(),
         nodes: experiment.graph.keys().cloned().collect(),
         program: std::env::current_exe().context("cannot find this program")?,
         folder: std::env::temp_dir(), // paths of sockets must be short; a run's may not be

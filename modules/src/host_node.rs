@@ -78,14 +78,6 @@ impl<H: Host> Node for HostNode<H> {
         self.load(part)
     }
 
-    fn take_gradients(&mut self) -> Frames {
-        Frames::new()
-    }
-
-    fn add_gradients(&mut self, _: Frames) -> Result<(), NodeError> {
-        Ok(())
-    }
-
     fn rewind(&mut self) {}
 }
 

@@ -8,7 +8,7 @@ use schemas::frame::{Frame, Frames};
 use schemas::handoff::Takeover;
 use schemas::node::{
     At, Forwarded, Gradients, Measures, Node, NodeError, NodeSpec, Optimizer, Part, Precision,
-    Update,
+    Update, covers,
 };
 
 use crate::archive::rules;
@@ -302,8 +302,12 @@ impl<K: Kind> Node for KindNode<K> {
                 }
             }
         });
-        if !missing.is_empty() {
-            let unknown: Vec<_> = saved.keys().filter(|path| !taken.contains(*path)).collect();
+        let left = |path: &&String| {
+            let dropped = takeover.dropped.iter().any(|prefix| covers(prefix, path));
+            !taken.contains(*path) && !takeover.starts_fresh(path) && !dropped
+        };
+        let unknown: Vec<_> = saved.keys().filter(left).collect();
+        if !missing.is_empty() || !unknown.is_empty() {
             let reason = format!("missing or of another shape: {missing:?}; unknown: {unknown:?}");
             return Err(NodeError::State { reason });
         }

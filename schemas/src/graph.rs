@@ -264,6 +264,18 @@ impl Graph {
         self.stages.iter().position(|s| step >= s.first_step && step < s.first_step + s.steps)
     }
 
+    /// Host of each node that has one. A vertex is where the node is whose weights it shares, unless `place` says
+    /// otherwise.
+    pub fn places(&self) -> BTreeMap<String, String> {
+        let mut places = self.experiment.place.clone();
+        for (name, node) in self.stages.iter().flat_map(|stage| &stage.nodes) {
+            if let Some(host) = &node.host {
+                places.insert(name.clone(), host.clone());
+            }
+        }
+        places
+    }
+
     /// Steps of the whole run.
     pub fn steps(&self) -> u64 {
         self.stages.iter().map(|s| s.steps).sum()

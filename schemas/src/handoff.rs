@@ -25,6 +25,8 @@ pub struct Takeover {
     pub fresh: Vec<String>,
     /// Rules by parameter.
     pub rules: BTreeMap<String, Value>,
+    /// Prefixes of parameters of the earlier stage that are left behind.
+    pub dropped: Vec<String>,
     /// Whether the optimiser's moments go on.
     pub moments: bool,
 }
@@ -54,7 +56,7 @@ pub struct Waiver {
     pub parameters: Vec<String>,
 }
 
-/// Parameters of a node at the end of a stage, and whether low-rank adapters stood beside them.
+/// Parameters of a node at the end of a stage.
 #[derive(Debug, Clone)]
 struct Held {
     stage: String,
@@ -166,6 +168,7 @@ impl Settling<'_> {
             fresh: Self::prefixes(&self.config.fresh, name),
             moments: self.config.moments.keeps(name),
             rules: BTreeMap::new(),
+            dropped: Self::prefixes(&self.config.drop, of.as_deref().unwrap_or(name)),
             of: of.clone(),
         };
         node.takeover = takeover;
@@ -265,13 +268,21 @@ impl Settling<'_> {
             let key = self.own_change(name);
             self.refuse(&key, message, hint);
         }
-        self.match_old(name, list, (&held.stage, old.into_keys().collect()));
+        self.match_old(
+            name,
+            (list, &node.takeover.dropped),
+            (&held.stage, old.into_keys().collect()),
+        );
     }
 
     /// Parameters of the earlier stage that the node does not have any more.
-    fn match_old(&mut self, name: &str, list: &[Parameter], (stage, old): (&str, Vec<&str>)) {
+    fn match_old(
+        &mut self,
+        name: &str,
+        (list, dropped): (&[Parameter], &[String]),
+        (stage, old): (&str, Vec<&str>),
+    ) {
         let from = self.config.takes.get(name).map_or(name, String::as_str).to_owned();
-        let dropped = Self::prefixes(&self.config.drop, &from);
         let (gone, kept): (Vec<&str>, Vec<&str>) =
             old.into_iter().partition(|path| dropped.iter().any(|prefix| covers(prefix, path)));
         if !gone.is_empty() {

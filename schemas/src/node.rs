@@ -183,15 +183,6 @@ pub struct Part {
     pub words: BTreeMap<String, String>,
 }
 
-impl Part {
-    /// Without the state of the optimiser.
-    pub fn without_optimizer(mut self) -> Self {
-        self.tensors.retain(|name, _| !name.starts_with("adamw."));
-        self.words.retain(|name, _| !name.starts_with("adamw."));
-        self
-    }
-}
-
 /// Gradients that arrive at the outputs of a node: (port, frame), in a fixed order. A port that
 /// feeds several consumers appears once for each; the node sums them in this order.
 pub type Gradients = Vec<(String, Frame)>;
@@ -229,11 +220,15 @@ pub trait Node: Send {
     /// Begins a stage with a state of an earlier one; refuses one that does not fit by the rules.
     fn take_over(&mut self, part: &Part, takeover: &Takeover) -> Result<(), NodeError>;
 
-    /// Gradients of the step so far, by parameter; they are gone afterwards.
-    fn take_gradients(&mut self) -> Frames;
+    /// Gradients of the step so far, by parameter; they are gone afterwards. None without parameters.
+    fn take_gradients(&mut self) -> Frames {
+        Frames::new()
+    }
 
     /// Adds gradients of a node on the same weights to those of the step.
-    fn add_gradients(&mut self, gradients: Frames) -> Result<(), NodeError>;
+    fn add_gradients(&mut self, _gradients: Frames) -> Result<(), NodeError> {
+        Ok(())
+    }
 
     /// Forgets passes in flight and gradients of an unfinished step.
     fn rewind(&mut self);

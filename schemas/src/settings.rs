@@ -3,7 +3,7 @@
 use crate::adapters;
 use crate::context::Context;
 use crate::diagnostic::{Code, Report};
-use crate::node::NodeSpec;
+use crate::node::{NodeSpec, covers};
 use crate::resolve::Resolved;
 
 /// Checks the settings of a node of a stage.
@@ -16,15 +16,12 @@ pub(crate) fn check(
 ) {
     check_weights(context, name, node, spec, report);
     check_checkpointing(context, name, node, spec, report);
-    if spec.frozen.is_empty() && spec.lora.is_none() {
+    if spec.frozen.is_empty() && spec.only.is_none() && spec.lora.is_none() {
         return;
     }
     let parameters = (node.entry.parameters)(spec);
-    for prefix in &spec.frozen {
-        let under = |path: &str| {
-            path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        };
-        if !parameters.iter().any(|parameter| under(&parameter.path)) {
+    for prefix in spec.frozen.iter().chain(spec.only.iter().flatten()) {
+        if !parameters.iter().any(|parameter| covers(prefix, &parameter.path)) {
             let message = format!("no parameter of `{name}` is under `{prefix}`");
             let mut first: Vec<&str> =
                 parameters.iter().filter_map(|p| p.path.split('.').next()).collect();

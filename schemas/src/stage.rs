@@ -41,12 +41,6 @@ impl TrainConfig {
     }
 }
 
-impl From<&str> for TrainConfig {
-    fn from(name: &str) -> Self {
-        Self::Whole(name.to_owned())
-    }
-}
-
 /// How much a loss counts: a number, or when it counts and how its weight moves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(

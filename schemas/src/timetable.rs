@@ -133,7 +133,19 @@ impl Timetable {
         if when.is_always() {
             return step.saturating_sub(self.first_step);
         }
-        (self.first_step..step).filter(|step| self.holds(when, *step)).count() as u64
+        let count = |from: u64| (from..step).filter(|step| self.holds(when, *step)).count() as u64;
+        let whole = when.0.iter().all(|span| span.first == 0 && span.end == u64::MAX);
+        let Some(mixture) = self.mixture.as_ref().filter(|_| whole) else {
+            return count(self.first_step);
+        };
+        // Every round has each medium as often as it says.
+        let wanted = |medium: &String| {
+            when.0.iter().any(|span| span.media.as_ref().is_none_or(|media| media.contains(medium)))
+        };
+        let parts = mixture.parts.iter().filter(|(medium, _)| wanted(medium));
+        let round: u64 = parts.map(|(_, count)| u64::from(*count)).sum();
+        let rounds = step.saturating_sub(self.first_step) / mixture.cycle();
+        rounds * round + count(self.first_step + rounds * mixture.cycle())
     }
 }
 

@@ -11,6 +11,7 @@ use modules::models::{internvideo2, internvl_clip, videomae_v2};
 use schemas::entry::find;
 use schemas::graph::{StageGraph, StageNode};
 use schemas::node::NodeSpec;
+use schemas::stage::LossWeight;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -116,7 +117,15 @@ fn describe(stage: &StageGraph, steps: u64) -> anyhow::Result<Value> {
     };
     let order = plain::order(stage);
     let nodes: Vec<Value> = order.iter().map(|name| node(stage, &stage.nodes[name])).collect();
-    let losses: BTreeMap<_, _> = stage.losses.iter().map(|(e, w)| (e.to_string(), w)).collect();
+    let mut losses = BTreeMap::new();
+    for (end, weight) in &stage.losses {
+        if *weight != LossWeight::constant(weight.weight) {
+            bail!(
+                "`{end}` does not count alike in every step; the PyTorch side knows constant weights"
+            );
+        }
+        losses.insert(end.to_string(), weight.weight);
+    }
     Ok(json!({
         "threads": threads(), "steps": steps, "nodes": nodes, "losses": losses,
         "optimizer": {

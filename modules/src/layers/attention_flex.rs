@@ -212,8 +212,10 @@ fn forward(given: &Given) -> FlexTensor {
         return out;
     }
     let to = &Heads::of(&out);
-    let scratch = || [(); 2].map(|()| vec![0.0; queries.min(TILE) * keys]);
-    (0..batch * heads).into_par_iter().for_each_init(scratch, |[buffer, factors], task| {
+    let size = queries.min(TILE) * keys;
+    let spare = if parts.drop.is_some() { size } else { 0 };
+    let scratch = || (vec![0.0; size], vec![0.0; spare]);
+    (0..batch * heads).into_par_iter().for_each_init(scratch, |(buffer, factors), task| {
         for tile in parts.tiles(task) {
             parts.softmaxes(tile, buffer);
             let [first, end] = tile.keys;
@@ -250,9 +252,10 @@ fn backward(given: &Given, d_out: &FlexTensor) -> ([FlexTensor; 3], Option<FlexT
     let to_bias = d_bias.as_ref().map(Heads::of);
     let all = &(Heads::of(d_out), d_q, d_k, d_v, to_bias);
     let rows = queries.min(TILE);
-    let scratch = || [(); 3].map(|()| vec![0.0; rows * keys]);
+    let spare = if parts.drop.is_some() { rows * keys } else { 0 };
+    let scratch = || (vec![0.0; rows * keys], vec![0.0; rows * keys], vec![0.0; spare]);
     // A task owns a head of the keys and the heads of the queries that share it.
-    (0..batch * kv_heads).into_par_iter().for_each_init(scratch, |[p, d, kept], shared| {
+    (0..batch * kv_heads).into_par_iter().for_each_init(scratch, |(p, d, kept), shared| {
         let (d_out, d_q, d_k, d_v, d_bias) = all;
         for tile in (shared * group..(shared + 1) * group).flat_map(|task| parts.tiles(task)) {
             let Tile { task, start, keys: [first, end] } = tile;

@@ -16,8 +16,7 @@
 //! `text` knows no queries; `causal` is captioning: the keys and values of the queries are computed
 //! first and kept, then each word sees them and the words before it. Queries go through an MLP of
 //! their own, and they alone read the memory, in every `cross_every`-th block. `extra_queries` start as 0 and may be
-//! added to a trained network; weights without them can be read. Dropout of attention weights is left
-//! out.
+//! added to a trained network; weights without them can be read.
 //! Source: Li et al. 2023, "BLIP-2" (arXiv 2301.12597), section 3.1; Li et al. 2024, "MVBench" (arXiv
 //! 2311.17005); recipes §3.1.
 

@@ -19,7 +19,7 @@
 //! `fusion` the others and the heads: two nodes make the text tower of InternVideo2, where what is
 //! fused is chosen between the two. The head of words is tied to the word embeddings, across nodes too:
 //! `table` carries them and the gradient back. `causal` hides later tokens. BLIP's text encoder and decoder have no types and
-//! cross-attention in every block. Dropout of attention weights is left out.
+//! cross-attention in every block.
 //! Source: Devlin et al. 2018, "BERT" (arXiv 1810.04805); Li et al. 2022, "BLIP" (arXiv 2201.12086);
 //! recipes §2.4.
 
