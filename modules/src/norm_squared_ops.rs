@@ -51,8 +51,8 @@ mod libtorch {
             // finish them.
             let x = x.tensor.to_kind(Kind::Float);
             let rows = x.size().first().copied().unwrap_or(1).max(1);
-            let squares = x.square().reshape([rows, -1]);
-            let sums = squares.sum_dim_intlist(1i64, false, Kind::Float);
+            let norms = x.reshape([rows, -1]).norm_scalaropt_dim(2, 1i64, false);
+            let sums = norms.square();
             TchTensor::new(sums.sum(Kind::Float).reshape([1]))
         }
     }

@@ -29,6 +29,7 @@ use crate::kind::{self, Call, Kind, Published};
 use crate::layers::attention::AttentionMask;
 use crate::layers::block::{self, Block, BlocksConfig, Context, Norms};
 use crate::layers::linear::Linear;
+use crate::layers::linear_ops::linear;
 use crate::layers::norm::{Norm, NormKind};
 use crate::layers::relative::{self, GatedBlock, PositionConv, present};
 use crate::layers::size::{check_classes, check_share, side};
@@ -146,11 +147,8 @@ impl Beats {
         let kernel = self.patch_embedding.val();
         let width = kernel.dims()[0];
         let kernel = kernel.reshape([width, PATCH * PATCH]).transpose();
-        let x = x.matmul(kernel.unsqueeze());
-        self.patch_norm.forward(match &self.patch_bias {
-            Some(bias) => x + bias.val().unsqueeze(),
-            None => x,
-        })
+        let bias = self.patch_bias.as_ref().map(Param::val);
+        self.patch_norm.forward(linear(x, kernel, bias))
     }
 
     /// Numbers `[1, heads, N, N]` for the distances of so many tokens.

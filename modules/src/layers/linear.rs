@@ -6,10 +6,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use burn::tensor::module::linear;
 use schemas::lora::Lora;
 
 use super::dropout_ops::dropout;
+use super::linear_ops::linear;
 use crate::init::Init;
 use crate::rng::Key;
 

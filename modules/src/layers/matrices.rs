@@ -5,6 +5,9 @@ use burn_flex::FlexTensor;
 
 use super::flex::numbers;
 
+/// Products of fewer multiplications are made by one thread.
+const ALONE: usize = 192 * 192 * 192;
+
 /// A matrix inside a tensor.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix {
@@ -48,6 +51,12 @@ impl Matrix {
         unsafe { *self.start.cast_mut().offset(at) = value };
     }
 
+    /// Numbers to read, of these dims, in row order.
+    pub(crate) fn read(numbers: &[f32], rows: usize, columns: usize) -> Self {
+        assert!(numbers.len() >= rows * columns, "the numbers are enough");
+        Self { start: numbers.as_ptr(), rows, columns, strides: [columns as isize, 1] }
+    }
+
     /// A buffer of these dims in row order.
     pub(crate) fn of(buffer: &mut [f32], rows: usize, columns: usize) -> Self {
         assert!(buffer.len() >= rows * columns, "the buffer is large enough");
@@ -59,6 +68,25 @@ impl Matrix {
     /// # Safety
     /// All three lie in live memory; this one may be written and nobody else uses it meanwhile.
     pub(crate) unsafe fn product(self, add: bool, scale: f32, a: Self, b: Self) {
+        // SAFETY: the caller answers for the memory.
+        unsafe { self.multiply(add, scale, a, b, gemm::Parallelism::None) };
+    }
+
+    /// Writes `a b` here, or adds it, with all threads when that pays.
+    ///
+    /// # Safety
+    /// As for [`Matrix::product`].
+    pub(crate) unsafe fn product_by_all(self, add: bool, a: Self, b: Self) {
+        let work = self.rows * self.columns * a.columns;
+        let threads = match work < ALONE {
+            true => gemm::Parallelism::None,
+            false => gemm::Parallelism::Rayon(0),
+        };
+        // SAFETY: the caller answers for the memory.
+        unsafe { self.multiply(add, 1.0, a, b, threads) };
+    }
+
+    unsafe fn multiply(self, add: bool, scale: f32, a: Self, b: Self, by: gemm::Parallelism) {
         assert_eq!((a.rows, a.columns, b.columns), (self.rows, b.rows, self.columns), "a product");
         // SAFETY: dims agree, and the caller answers for the memory.
         unsafe {
@@ -81,7 +109,7 @@ impl Matrix {
                 false,
                 false,
                 false,
-                gemm::Parallelism::None,
+                by,
             );
         }
     }

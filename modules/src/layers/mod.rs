@@ -32,6 +32,7 @@ pub mod language_config;
 pub mod latent;
 pub mod learned_table;
 pub mod linear;
+pub(crate) mod linear_ops;
 #[cfg(feature = "flex")]
 pub(crate) mod matrices;
 pub mod mel;

@@ -6,6 +6,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
+use super::linear_ops::linear;
 use crate::init::Init;
 
 /// A convolution whose kernel equals its stride, in the layout of its checkpoint.
@@ -59,10 +60,6 @@ impl PatchEmbed {
         let [batch, tokens, _, pixels] = patches.dims();
         let kernel = kernel.reshape([width, channels * pixels]).transpose();
         let patches = patches.reshape([batch, tokens, channels * pixels]);
-        let tokens = patches.matmul(kernel.unsqueeze());
-        match &self.proj.bias {
-            Some(bias) => tokens + bias.val().unsqueeze(),
-            None => tokens,
-        }
+        linear(patches, kernel, self.proj.bias.as_ref().map(Param::val))
     }
 }

@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 use crate::init::Init;
 use crate::kind::{self, Call, Kind, Published};
 use crate::layers::block::{self, Block, BlocksConfig, Context};
+use crate::layers::linear_ops::linear;
 use crate::layers::mlp::Activation;
 use crate::layers::norm::Norm;
 use crate::layers::patch_embed::{PatchEmbed, Projection, patches};
@@ -137,12 +138,9 @@ impl NormedPatchEmbed {
         let [width, channels, t, p, q] = kernel.dims();
         let pixels = t * p * q;
         let kernel = kernel.reshape([width, channels, pixels]).swap_dims(1, 2);
-        let kernel = kernel.reshape([width, pixels * channels]).transpose().unsqueeze();
-        let x = self.numbers(video).matmul(kernel);
-        self.norm.forward(match &self.proj.bias {
-            Some(bias) => x + bias.val().unsqueeze(),
-            None => x,
-        })
+        let kernel = kernel.reshape([width, pixels * channels]).transpose();
+        let bias = self.proj.bias.as_ref().map(Param::val);
+        self.norm.forward(linear(self.numbers(video), kernel, bias))
     }
 }
 
