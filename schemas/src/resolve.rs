@@ -199,8 +199,10 @@ fn check_inputs(
     report: &mut Report,
 ) {
     let names: Vec<&str> = ports.inputs.iter().map(|p| p.name.as_str()).collect();
-    for port in config.inputs.keys().filter(|port| *port != WEIGHTS) {
-        if names.contains(&port.as_str()) {
+    for (port, from) in config.inputs.iter().filter(|(port, _)| *port != WEIGHTS) {
+        // A stage whose option takes a port away also says null for it.
+        let open = from.is_none() && nearest(port, names.iter().copied()).is_none();
+        if open || names.contains(&port.as_str()) {
             continue;
         }
         let message = format!("`{}` has no input `{port}`", config.kind);

@@ -1,5 +1,7 @@
 //! Cross entropy of word scores at the tokens that have a label.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use schemas::node::NodeError;
 
@@ -23,6 +25,8 @@ pub struct Scored {
     pub loss: Tensor<1>,
     /// Share of tokens whose largest score is the label, `[1]`.
     pub accuracy: Tensor<1>,
+    /// Share of texts with labels, all of whose tokens are right, `[1]`: what greedy writing gets right.
+    pub exact: Tensor<1>,
 }
 
 impl Labelled {
@@ -66,7 +70,7 @@ impl Labelled {
         if count == 0 {
             let zero =
                 logits.slice_dim(0, 0..batch.min(1)).sum().mul_scalar(0.0).cast(FloatDType::F32);
-            return Scored { loss: zero.clone(), accuracy: zero };
+            return Scored { loss: zero.clone(), accuracy: zero.clone(), exact: zero };
         }
         let ints = |values: &[i64], shape: [usize; 1]| {
             Tensor::<1, Int>::from_data(TensorData::new(values.to_vec(), shape), &self.device)
@@ -75,8 +79,20 @@ impl Labelled {
         // Only scores that count are normalised: they are few, and V is large.
         let rows = logits.reshape([batch * length, words]);
         let rows = rows.select(0, ints(&self.places, [count])).cast(FloatDType::F32);
+        let right = rows.clone().inner().argmax(1).reshape([count]).equal(labels.clone().inner());
+        let exact = self.exact(&right.into_data().iter::<bool>().collect::<Vec<_>>(), length);
         let accuracy = accuracy(rows.clone(), labels.clone());
         let loss = CrossEntropy::new(smoothing).forward(rows, labels);
-        Scored { loss, accuracy }
+        Scored { loss, accuracy, exact }
+    }
+
+    /// Share of texts of `length` tokens whose labels are all right.
+    fn exact(&self, right: &[bool], length: usize) -> Tensor<1> {
+        let mut texts: BTreeMap<i64, bool> = BTreeMap::new();
+        for (place, right) in self.places.iter().zip(right) {
+            *texts.entry(place / length as i64).or_insert(true) &= right;
+        }
+        let all = texts.values().filter(|right| **right).count();
+        Tensor::from_floats([all as f32 / texts.len() as f32], &self.device)
     }
 }

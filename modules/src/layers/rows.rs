@@ -88,17 +88,17 @@ impl Change for Chosen {
     }
 }
 
-/// One tensor after the other.
+/// One tensor after the other, along this dim.
 #[derive(Debug, Clone, Copy)]
-pub struct Joined;
+pub struct Joined(pub usize);
 
 impl Change for Joined {
     fn floats<const R: usize>(&self, tensors: Vec<Tensor<R>>) -> Tensor<R> {
-        Tensor::cat(tensors, 0)
+        Tensor::cat(tensors, self.0)
     }
 
     fn ints<const R: usize>(&self, tensors: Vec<Tensor<R, Int>>) -> Tensor<R, Int> {
-        Tensor::cat(tensors, 0)
+        Tensor::cat(tensors, self.0)
     }
 }
 

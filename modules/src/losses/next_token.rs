@@ -4,12 +4,14 @@
 //! |----------|---------|--------------------------------------------------------------|
 //! | `logits` | `B L V` | scores of all words after each token                         |
 //! | `labels` | `B L`   | the words themselves, -100 for those that need not be told   |
+//! | `mask`   | `B L`   | optional: 0 where the label does not count, as at padding     |
 //! | `loss`   | `1`     | mean over labelled words, in nats; 0 without any             |
 //!
 //! The scores of a token are compared with the label of the token after it. A label of -100 at padding,
 //! at a prompt or at what a user says takes that word out of the loss. With smoothing s the target is
 //! `1 - s` on the label plus `s / V` on every word (Szegedy et al. 2016; BLIP takes 0.1).
-//! Measures `accuracy` and `perplexity`.
+//! Measures `accuracy`, `perplexity` and `exact`, the share of texts all of whose labels have the largest
+//! score: those that greedy writing answers to the letter.
 //! Source: Radford et al. 2018, "Improving language understanding by generative pre-training"; recipes
 //! §3.2.
 
@@ -24,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::init::Init;
 use crate::kind::{self, Call, Kind};
-use crate::layers::labelled::Labelled;
+use crate::layers::labelled::{IGNORED, Labelled};
 use crate::layers::size::check_share;
 use crate::tensors::Tensors;
 
@@ -52,6 +54,10 @@ impl Kind for Config {
             .stopped("labels", "B L")
             .int()
             .about("the words themselves, -100 for those that need not be told")
+            .stopped("mask", "B L")
+            .int()
+            .optional()
+            .about("0 where the label does not count")
             .loss("loss")
             .about("mean cross entropy over labelled words, in nats")
     }
@@ -71,13 +77,17 @@ impl Kind for Config {
         _: &Call,
     ) -> Result<Tensors, NodeError> {
         let logits: Tensor<3> = inputs.take("logits")?;
-        let labels: Tensor<2, Int> = inputs.take("labels")?;
+        let mut labels: Tensor<2, Int> = inputs.take("labels")?;
+        if let Some(mask) = inputs.take_if::<Tensor<2, Int>>("mask")? {
+            labels = labels.mask_fill(mask.equal_elem(0), IGNORED);
+        }
         let [_, length, words] = logits.dims();
         let chosen = Labelled::find(&labels, words)?.shifted(length);
         let found = chosen.score(logits, module.smoothing);
         let perplexity = found.loss.clone().inner().exp();
         Ok(Tensors::of("loss", found.loss)
             .measure("accuracy", found.accuracy)
+            .measure("exact", found.exact)
             .measure("perplexity", perplexity))
     }
 }

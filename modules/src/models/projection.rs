@@ -4,7 +4,7 @@
 //! |--------------------|-------------|-------------------------------------------------------|
 //! | `features`         | `B D`       | one vector per sample; may be absent beside `tokens`  |
 //! | `tokens`           | `B N D`     | optional: several vectors per sample                  |
-//! | `projected`        | `B width`   | the vector of each sample                             |
+//! | `projected`        | `B width`   | the vector of each sample; else the mean of `tokens`  |
 //! | `projected_tokens` | `B N width` | with `tokens`: all vectors                            |
 //!
 //! The losses of a contrast make unit vectors of it, so it gives no unit vectors. Clips and texts have
@@ -66,10 +66,8 @@ impl Kind for Config {
         let ports = Ports::default().input("features", "B D").about("one vector per sample");
         let ports = if is("tokens") { ports.optional() } else { ports };
         let mut ports = ports.input("tokens", "B N D").optional().about("several of them");
-        if is("features") || !is("tokens") {
-            let dims = format!("B {}", self.width);
-            ports = ports.output("projected", dims).about("the vector of each sample");
-        }
+        let vector = format!("B {}", self.width);
+        ports = ports.output("projected", vector).about("the vector of each sample");
         if is("tokens") {
             let dims = format!("B N {}", self.width);
             ports = ports.output("projected_tokens", dims).about("all vectors");
@@ -109,11 +107,16 @@ impl Kind for Config {
             None => Some(inputs.take("features")?),
         };
         let mut outputs = Tensors::new();
-        if let Some(features) = features {
-            outputs = outputs.with("projected", module.proj.named(features, "features", key));
-        }
+        let projected = features.map(|features| module.proj.named(features, "features", key));
+        let mut mean = None;
         if let Some(tokens) = tokens {
-            outputs = outputs.with("projected_tokens", module.proj.named(tokens, "tokens", key));
+            let tokens = module.proj.named(tokens, "tokens", key);
+            let [batch, _, width] = tokens.dims();
+            mean = Some(tokens.clone().mean_dim(1).reshape([batch, width]));
+            outputs = outputs.with("projected_tokens", tokens);
+        }
+        if let Some(projected) = projected.or(mean) {
+            outputs = outputs.with("projected", projected);
         }
         Ok(outputs)
     }
@@ -194,8 +197,10 @@ mod tests {
         let whole: Tensor<3> = given.take("projected_tokens").unwrap();
         let row: Tensor<2> = whole.slice_dim(1, 0..1).squeeze_dim(1);
         assert_eq!(values(given.take("projected").unwrap()), values(row));
-        let alone = config.forward(&module, Tensors::of("tokens", tokens), &call).unwrap();
-        assert!(alone.has("projected_tokens") && !alone.has("projected"));
+        let mut alone = config.forward(&module, Tensors::of("tokens", tokens), &call).unwrap();
+        let all: Tensor<3> = alone.take("projected_tokens").unwrap();
+        let mean: Tensor<2> = all.mean_dim(1).squeeze_dim(1);
+        assert_eq!(values(alone.take("projected").unwrap()), values(mean));
         let error = config.forward(&module, Tensors::new(), &call).unwrap_err().to_string();
         assert!(error.contains("features"), "{error}");
     }
@@ -207,13 +212,10 @@ mod tests {
             let wired: Vec<String> = wired.iter().map(|&name| name.to_owned()).collect();
             config.ports(&wired)
         };
-        let outputs = |wired: &[&str]| {
-            ["projected", "projected_tokens"].map(|name| ports(wired).find_output(name).is_some())
-        };
-        assert_eq!(outputs(&[]), [true, false]);
-        assert_eq!(outputs(&["features"]), [true, false]);
-        assert_eq!(outputs(&["tokens"]), [false, true]);
-        assert_eq!(outputs(&["features", "tokens"]), [true, true]);
+        let tokens = |wired: &[&str]| ports(wired).find_output("projected_tokens").is_some();
+        assert!(ports(&["tokens"]).find_output("projected").is_some());
+        assert_eq!([tokens(&[]), tokens(&["features"])], [false, false]);
+        assert_eq!([tokens(&["tokens"]), tokens(&["features", "tokens"])], [true, true]);
         let optional = |wired: &[&str]| ports(wired).find_input("features").unwrap().optional;
         assert_eq!([optional(&[]), optional(&["tokens"])], [false, true]);
     }

@@ -8,6 +8,9 @@
 //! | `fourth` | `N4 L D`    | optional: more of them                            |
 //! | `all`    | `N1+.. L D` | all rows                                          |
 //!
+//! With `along: tokens` the samples stay as they are, and each has the tokens of all inputs:
+//! `N L1 D` and `N L2 D` give `N L1+L2 D`.
+//!
 //! `of` says what the rows are: `tokens` (`N L D`), `vectors` (`N D`), `ids` (ints `N L`) or `numbers`
 //! (ints `N`). Gradients of floats flow back to where the rows came from. A node that must see
 //! several batches in a step, matched and unmatched pairs for example, sees them as one.
@@ -16,7 +19,7 @@
 use burn::module::Module;
 use schemars::JsonSchema;
 use schemas::dims::Dims;
-use schemas::entry::Entry;
+use schemas::entry::{Entry, OptionProblem};
 use schemas::node::NodeError;
 use schemas::port::Ports;
 use serde::{Deserialize, Serialize};
@@ -35,6 +38,19 @@ const INPUTS: [&str; 4] = ["first", "second", "third", "fourth"];
 pub struct Config {
     /// What the rows are.
     pub of: Rows,
+    /// What follows each other.
+    pub along: Along,
+}
+
+/// What follows each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Along {
+    /// Samples.
+    #[default]
+    Rows,
+    /// Tokens of each sample; `of` is `tokens` or `ids`.
+    Tokens,
 }
 
 /// No parameters.
@@ -43,24 +59,57 @@ pub struct Concatenate {
     inputs: usize,
 }
 
+impl Config {
+    fn letter(&self) -> &'static str {
+        if self.along == Along::Rows { "N" } else { "L" }
+    }
+
+    /// Adds an input whose joined dim is so long.
+    fn input(&self, ports: Ports, name: &str, extent: &str) -> Ports {
+        match (self.along, self.of) {
+            (Along::Rows, of) => of.input(ports, name, extent),
+            (Along::Tokens, Rows::Ids) => ports.stopped(name, format!("N {extent}")).int(),
+            (Along::Tokens, _) => ports.input(name, format!("N {extent} D")),
+        }
+    }
+
+    /// Adds an output whose joined dim is so long.
+    fn output(&self, ports: Ports, name: &str, extent: &str) -> Ports {
+        match (self.along, self.of) {
+            (Along::Rows, of) => of.output(ports, name, extent),
+            (Along::Tokens, Rows::Ids) => ports.plain(name, format!("N {extent}")).int(),
+            (Along::Tokens, _) => ports.output(name, format!("N {extent} D")),
+        }
+    }
+}
+
 impl Kind for Config {
     type Module = Concatenate;
 
     fn ports(&self, wired: &[String]) -> Ports {
         let (mut ports, mut all) = (Ports::default(), Vec::new());
         for (number, name) in INPUTS.into_iter().enumerate() {
-            let rows = format!("N{}", number + 1);
-            ports = self.of.input(ports, name, &rows);
-            ports = if number == 0 {
-                ports.about("samples")
-            } else {
-                ports.optional().about("more of them")
+            let rows = format!("{}{}", self.letter(), number + 1);
+            ports = self.input(ports, name, &rows);
+            ports = match (number, self.along) {
+                (0, Along::Rows) => ports.about("samples"),
+                (0, Along::Tokens) => ports.about("tokens of samples"),
+                _ => ports.optional().about("more of them"),
             };
             if number == 0 || wired.iter().any(|port| port == name) {
                 all.push(rows);
             }
         }
-        self.of.output(ports, "all", &all.join("+")).about("all rows")
+        self.output(ports, "all", &all.join("+")).about("all of them")
+    }
+
+    fn check(&self, _: &Dims) -> Vec<OptionProblem> {
+        let flat = matches!(self.of, Rows::Vectors | Rows::Numbers);
+        let refuse = || {
+            let message = "`along: tokens` joins the tokens of each sample, but these have none";
+            OptionProblem::new("along", message, "write `of: tokens` or `of: ids`")
+        };
+        (flat && self.along == Along::Tokens).then(refuse).into_iter().collect()
     }
 
     fn init(&self, _: &Dims, _: &Init) -> Concatenate {
@@ -74,7 +123,8 @@ impl Kind for Config {
         _: &Call,
     ) -> Result<Tensors, NodeError> {
         let mut outputs = Tensors::new();
-        outputs.put("all", self.of.map(&mut inputs, &INPUTS, Joined)?);
+        let joined = Joined(if self.along == Along::Rows { 0 } else { 1 });
+        outputs.put("all", self.of.map(&mut inputs, &INPUTS, joined)?);
         Ok(outputs)
     }
 }
@@ -85,7 +135,7 @@ pub const ENTRY: Entry = kind::entry::<Config>(include_str!("concatenate.rs"));
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, Tensor};
+    use burn::tensor::{Device, Int, Tensor};
     use schemas::node::At;
 
     use crate::rng::Key;
@@ -95,7 +145,7 @@ mod tests {
         let device = Device::flex().autodiff();
         let row = |value: f32| Tensor::<2>::from_data([[value, value]], &device).require_grad();
         let (a, b) = (row(1.0), row(2.0));
-        let config = Config { of: Rows::Vectors };
+        let config = Config { of: Rows::Vectors, along: Along::Rows };
         let wired = ["first", "third"].map(str::to_owned);
         assert_eq!(config.ports(&wired).find_output("all").unwrap().dims, "N1+N3 D");
         let module = config.init(&Dims::new(), &Init::new(0, "join", &Device::flex()));
@@ -108,5 +158,24 @@ mod tests {
         let of = |leaf: &Tensor<2>| leaf.grad(&gradients).unwrap().into_data();
         assert_eq!(of(&a).try_to_vec::<f32>().unwrap(), [1.0, 2.0]);
         assert_eq!(of(&b).try_to_vec::<f32>().unwrap(), [3.0, 4.0]);
+    }
+
+    #[test]
+    fn tokens_follow_each_other_in_each_sample() {
+        let device = Device::flex();
+        let config = Config { of: Rows::Ids, along: Along::Tokens };
+        let wired = ["first", "second"].map(str::to_owned);
+        assert_eq!(config.ports(&wired).find_output("all").unwrap().dims, "N L1+L2");
+        let module = config.init(&Dims::new(), &Init::new(0, "join", &device));
+        let ids = |data: [[i64; 2]; 2]| Tensor::<2, Int>::from_data(data, &device);
+        let inputs =
+            Tensors::of("first", ids([[1, 2], [3, 4]])).with("second", ids([[5, 6], [7, 8]]));
+        let call = Call::new(Key::new(0, "join"), At::default());
+        let all: Tensor<2, Int> =
+            config.forward(&module, inputs, &call).unwrap().take("all").unwrap();
+        let all: Vec<i64> = all.into_data().convert::<i64>().try_to_vec().unwrap();
+        assert_eq!(all, [1, 2, 5, 6, 3, 4, 7, 8]);
+        let flat = Config { of: Rows::Vectors, along: Along::Tokens };
+        assert_eq!(flat.check(&Dims::new()).len(), 1);
     }
 }

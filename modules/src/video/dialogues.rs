@@ -87,9 +87,12 @@ impl Default for QuestionOptions {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DialogueOptions {
-    /// Field of the manifest with a list of `{question, answer}`, of VideoChat2's `{i, q, a}`, or of
-    /// LLaVA's `{from: human | gpt, value}`.
+    /// Field of the manifest with a list of `{question, answer}`, of VideoChat2's `{i, q, a}`, of
+    /// LLaVA's `{from: human | gpt, value}`, or of captions, which answer no question.
     pub from: String,
+    /// Turns that are taken, by their field `about`; all when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub about: Vec<String>,
     /// Folder, `tokenizer.json` or `vocab.txt`.
     pub tokenizer: PathBuf,
     /// `llama2`, `llama3`, `mistral`, `qwen2`, `vicuna`, a folder with a chat template, or a `.jinja`.
@@ -189,7 +192,7 @@ impl Dialogues {
             let known: Vec<String> = entry.record.names().map(|name| format!("`{name}`")).collect();
             format!("no field `{from}`; its fields are {}", known.join(", "))
         })?;
-        Talk::read(from, value)
+        Talk::read(from, value, &self.options.about)
     }
 
     /// What is wrong with an entry, before anything is read from it.

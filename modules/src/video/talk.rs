@@ -21,8 +21,9 @@ pub(super) struct Talk {
 const MARKS: [&str; 4] = ["<image>", "<video>", "<Image>", "<Video>"];
 
 impl Talk {
-    /// Reads the value of the field `from`.
-    pub(super) fn read(from: &str, value: &Value) -> Result<Self, String> {
+    /// Reads the value of the field `from`; of turns that have a field `about`, those that are about one
+    /// of these things, or all when nothing is named.
+    pub(super) fn read(from: &str, value: &Value, about: &[String]) -> Result<Self, String> {
         let one;
         let turns = match value {
             Value::Array(turns) => turns.as_slice(),
@@ -33,7 +34,11 @@ impl Talk {
         };
         let mut talk = Self { instruction: String::new(), exchanges: Vec::new() };
         let mut asked = None;
-        for (number, turn) in turns.iter().enumerate() {
+        let meant = |turn: &Value| {
+            let thing = turn.get("about").and_then(Value::as_str).unwrap_or_default();
+            about.is_empty() || about.iter().any(|named| named == thing)
+        };
+        for (number, turn) in turns.iter().enumerate().filter(|(_, turn)| meant(turn)) {
             let place = |what: &str| format!("`{from}`, turn {number}: {what}");
             talk.turn(turn, &mut asked).map_err(|what| place(&what))?;
         }
@@ -41,12 +46,20 @@ impl Talk {
             return Err(format!("`{from}` ends with a question that has no answer"));
         }
         if talk.exchanges.is_empty() {
-            return Err(format!("`{from}` has no question"));
+            let things = if about.is_empty() {
+                String::new()
+            } else {
+                format!(" about {}", about.join(", "))
+            };
+            return Err(format!("`{from}` has no question{things}"));
         }
         Ok(talk)
     }
 
     fn turn(&mut self, turn: &Value, asked: &mut Option<String>) -> Result<(), String> {
+        if let Value::String(caption) = turn {
+            return self.exchange(String::new(), caption.trim().to_owned());
+        }
         let Value::Object(turn) = turn else {
             return Err(format!("{} is no object with a question and an answer", brief(turn)));
         };
@@ -145,19 +158,32 @@ mod tests {
                    { "role": "user", "content": "Where?" },
                    { "role": "assistant", "content": "Left." }]),
         ] {
-            assert_eq!(Talk::read("x", &value).unwrap().exchanges, two, "{value}");
+            assert_eq!(Talk::read("x", &value, &[]).unwrap().exchanges, two, "{value}");
         }
+        let captions = Talk::read("captions", &json!(["A man runs.", "He runs."]), &[]).unwrap();
+        assert_eq!(captions.exchanges, pairs(&[("", "A man runs."), ("", "He runs.")]));
+        assert_eq!(Talk::read("caption", &json!("He runs."), &[]).unwrap().exchanges.len(), 1);
         let told = json!([{ "i": "Look closely.", "q": "", "a": "A man runs." }]);
-        let told = Talk::read("QA", &told).unwrap();
+        let told = Talk::read("QA", &told, &[]).unwrap();
         assert_eq!(told.instruction, "Look closely.");
         assert_eq!(told.exchanges, pairs(&[("", "A man runs.")]));
+    }
+
+    #[test]
+    fn turns_are_chosen_by_what_they_are_about() {
+        let value = json!([{ "question": "a", "answer": "b", "about": "sound" },
+                           { "question": "c", "answer": "d", "about": "look" }]);
+        let about = |thing: &str| Talk::read("x", &value, &[thing.to_owned()]);
+        assert_eq!(about("look").unwrap().exchanges[0].answer, "d");
+        assert!(about("taste").unwrap_err().contains("no question about taste"));
     }
 
     #[test]
     fn what_is_no_dialogue_says_where() {
         for (value, part) in [
             (json!([]), "`x` has no question"),
-            (json!("a"), "turn 0: \"a\" is no object"),
+            (json!(["", "a"]), "turn 0: the answer is empty"),
+            (json!([7]), "turn 0: 7 is no object"),
             (json!([{ "question": "a", "answer": "" }]), "turn 0: the answer is empty"),
             (json!([{ "question": "a" }]), "neither `question` and `answer`"),
             (json!([{ "from": "gpt", "value": "a" }]), "must take turns"),
@@ -165,7 +191,7 @@ mod tests {
             (json!([{ "from": "cat", "value": "a" }]), "none of `human`, `gpt`"),
             (json!([{ "q": ["a"], "a": "b" }]), "`q` is [\"a\"], not a text"),
         ] {
-            let error = Talk::read("x", &value).unwrap_err();
+            let error = Talk::read("x", &value, &[]).unwrap_err();
             assert!(error.contains(part), "{value}: {error}");
         }
     }

@@ -47,7 +47,7 @@ fn join<T: Ranked + Clone>(of: Rows, parts: &[&T]) -> T {
     let names = ["first", "second", "third", "fourth"];
     let add = |given: Tensors, (name, part): (&str, &&T)| given.with(name, (*part).clone());
     let given = names.into_iter().zip(parts).fold(Tensors::new(), add);
-    take(&mut plain(&concatenate::Config { of }, given), "all")
+    take(&mut plain(&concatenate::Config { of, ..Default::default() }, given), "all")
 }
 
 fn take<T: Ranked>(tensors: &mut Tensors, name: &str) -> T {
