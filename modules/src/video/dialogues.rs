@@ -127,8 +127,10 @@ impl DialogueOptions {
         if let Some(tokenizer) = &self.question.tokenizer {
             problems.extend(check_tokenizer("dialogue.question.tokenizer", tokenizer));
         }
+        // A path may not be there yet, as the data may not; it is opened with them.
+        let path = self.template.contains('/') || self.template.ends_with(".jinja");
         let built_in = BUILT_IN.contains(&self.template.as_str());
-        if !built_in && !PathBuf::from(&self.template).exists() {
+        if !built_in && !path && !PathBuf::from(&self.template).exists() {
             let known = BUILT_IN.map(|name| format!("`{name}`")).join(", ");
             let message = format!("no chat template and no file `{}`", self.template);
             let hint =
